@@ -1,0 +1,320 @@
+"""NPCalculator: a thin ASE adapter, atoms in, results out."""
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+
+from .graph import AtomGraph
+from .neighbors import VerletList
+from .potential import Potential, load_potential
+from .potential.derivatives import edge_vectors
+
+Array = NDArray[np.float64]
+
+SHORTEST_DISTANCE = 0.2
+"""Distance in Angstrom below which two atoms are taken to lie on each other."""
+
+
+class DomainWarning(UserWarning):
+    """A structure lies outside what the potential was trained on."""
+
+
+class NPCalculator(Calculator):
+    """ASE calculator of a neural-polarization potential.
+
+    Results are in ASE's units and signs: ``energy``, ``free_energy``, ``energies``, ``forces``,
+    ``stress``, and as the potential allows ``dipole``, ``charges`` and
+    ``born_effective_charges``; ``implemented_properties`` lists them. Electron points, atomic
+    dipoles and the Hessian come from methods. One calculator may serve structures of any size,
+    species and boundary conditions in any order.
+
+    The dipole is that of the whole system in e*A, from minus to plus. For a charged system it is
+    reported about the centre of mass. For a periodic system it is defined only up to lattice
+    quanta; it belongs to the positions as they are, so do not wrap atoms back into the cell during
+    a trajectory.
+
+    Args:
+        potential: Name of a bundled potential, path of a file, or a `Potential`.
+        device: ``cpu``, ``cuda`` or ``auto``; not used with a `Potential`.
+        dtype: ``float32`` or ``float64``, that of the card by default; not used with a `Potential`.
+        skin: Width in Angstrom by which the neighbor list reaches beyond the cutoff.
+        compile: Whether to compile the potential for each new size of structure. That takes from
+            half a minute to a few minutes and makes a step several times faster, so it pays for
+            long runs; it needs a C++ compiler and falls back, with a warning, without one.
+        check_domain: Whether to warn of structures outside the training domain.
+
+    Raises:
+        FileNotFoundError: There is no such potential; the message lists those that exist.
+        ArchiveError: The file is not a potential, damaged, or of a newer format.
+    """
+
+    def __init__(
+        self,
+        potential: str | os.PathLike[str] | Potential,
+        device: str = "auto",
+        dtype: str | None = None,
+        skin: float = 0.5,
+        compile: bool = False,
+        check_domain: bool = True,
+    ) -> None:
+        super().__init__()
+        self.potential = (
+            potential if isinstance(potential, Potential) else load_potential(potential, device, dtype)
+        )
+        card = self.potential.card
+        self.implemented_properties = list(card.properties)
+        self.compile = compile
+        self.check_domain = check_domain
+        self.neighbors = VerletList(card.model.cutoff, skin)
+        self._index = {e: k for k, e in enumerate(card.model.elements)}
+        self._warned: set[str] = set()
+        self._edges: tuple[Any, torch.Tensor, torch.Tensor] | None = None
+        self._atomic: dict[str, Array] = {}
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fills ``results``; called by ASE.
+
+        Raises:
+            PropertyNotImplementedError: The potential does not have the property.
+            ValueError: The structure cannot be evaluated; the message says why.
+        """
+        super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
+        wanted = properties or ["energy"]
+        missing = [p for p in wanted if p not in self.implemented_properties]
+        if missing:
+            raise PropertyNotImplementedError(
+                f"potential {self.potential.card.name!r} has no {missing[0]}; it has: "
+                f"{', '.join(self.implemented_properties)}"
+            )
+        graph = self.graph(self.atoms)
+        self.results = self._first_order(graph)
+        if "born_effective_charges" in wanted:
+            born = self.potential.born_effective_charges(graph)
+            self.results["born_effective_charges"] = born.cpu().numpy()
+
+    def graph(self, atoms: Atoms) -> AtomGraph:
+        """The graph of a structure on the potential's device, after checks.
+
+        Args:
+            atoms: Any structure of known elements.
+
+        Returns:
+            A batch of one system.
+
+        Raises:
+            ValueError: The structure is empty, has unknown elements, positions that are not
+                numbers, a periodic direction without lattice vector, or atoms on each other.
+        """
+        self._check(atoms)
+        positions = atoms.get_positions()
+        cell = atoms.cell.array.copy()
+        pbc = np.asarray(atoms.pbc)
+        edge_index, shifts = self._tensor_edges(positions, cell, pbc)
+        device = self.potential.device
+        graph = AtomGraph(
+            positions=torch.as_tensor(positions, device=device),
+            cell=torch.as_tensor(cell[None], device=device),
+            species=torch.tensor([self._index[s] for s in atoms.symbols], device=device),
+            edge_index=edge_index,
+            shifts=shifts,
+            batch=torch.zeros(len(atoms), dtype=torch.int64, device=device),
+        )
+        self._check_distances(graph)
+        return graph
+
+    def get_electron_displacements(self, atoms: Atoms | None = None) -> Array:
+        """Displacements of the electron points in Angstrom, shape (n_atoms, n_points, 3).
+
+        Args:
+            atoms: Structure; by default the one last calculated.
+
+        Raises:
+            PropertyNotImplementedError: The points of this potential do not move, or no dipole has
+                trained their movement.
+        """
+        if not (self.potential.card.model.dipole and self.potential.card.model.polarization == "moving"):
+            raise PropertyNotImplementedError(
+                f"potential {self.potential.card.name!r} has no electron points trained on dipoles"
+            )
+        return self._get_atomic(atoms, "displacements")
+
+    def get_electron_positions(self, atoms: Atoms | None = None) -> Array:
+        """Positions of the electron points in Angstrom, shape (n_atoms, n_points, 3)."""
+        displacements = self.get_electron_displacements(atoms)
+        assert self.atoms is not None
+        return self.atoms.positions[:, None] + displacements
+
+    def get_atomic_dipoles(self, atoms: Atoms | None = None) -> Array:
+        """Dipole of each atom beyond its formal charge in e*A, shape (n_atoms, 3).
+
+        Raises:
+            PropertyNotImplementedError: The potential has no dipole.
+        """
+        if not self.potential.card.model.dipole:
+            raise PropertyNotImplementedError(f"potential {self.potential.card.name!r} has no dipole")
+        return self._get_atomic(atoms, "atomic_dipoles")
+
+    def get_hessian(self, atoms: Atoms | None = None) -> Array:
+        """Second derivatives of the energy in eV/A^2, shape (3 n_atoms, 3 n_atoms).
+
+        Args:
+            atoms: Structure; by default the one last calculated.
+        """
+        structure = atoms if atoms is not None else self.atoms
+        if structure is None:
+            raise ValueError("no structure: give atoms, or calculate something first")
+        return self.potential.hessian(self.graph(structure)).cpu().numpy()
+
+    def get_born_effective_charges(self, atoms: Atoms | None = None) -> Array:
+        """Atomic polar tensors ``Z[i, a, b] = d mu_a / d r_(i,b)`` in e, shape (n_atoms, 3, 3)."""
+        return self.get_property("born_effective_charges", atoms)
+
+    def _get_atomic(self, atoms: Atoms | None, name: str) -> Array:
+        self.get_property("energy", atoms)
+        return self._atomic[name].copy()
+
+    def _first_order(self, graph: AtomGraph) -> dict[str, Any]:
+        if self.compile:
+            raw = self.potential.evaluate_compiled(graph)
+        else:
+            raw = self.potential.evaluate(graph)
+        out = {k: v.cpu().numpy() for k, v in raw.items()}
+        assert self.atoms is not None
+        energy = float(out["energies"].sum())
+        if not np.isfinite(energy) or not np.isfinite(out["forces"]).all():
+            raise ValueError(
+                "the potential gives a NaN or infinite energy or force for this structure: it is "
+                "far outside the training domain"
+            )
+        results: dict[str, Any] = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": out["energies"],
+            "forces": out["forces"],
+        }
+        if self.atoms.cell.rank == 3:
+            stress = out["virial"][0] / self.atoms.cell.volume
+            results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        model = self.potential.card.model
+        if model.dipole:
+            total_charge = float(out["charges"].sum())
+            dipole = out["dipole"][0]
+            if abs(total_charge) > 1e-8:
+                dipole = dipole - total_charge * self.atoms.get_center_of_mass()
+            results["dipole"] = dipole
+        if model.charges != "none":
+            results["charges"] = out["charges"]
+        self._atomic = {k: out[k] for k in ("displacements", "atomic_dipoles")}
+        if self.check_domain:
+            self._check_displacements(out["displacements"])
+        return results
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """ASE's access to results; says why a stress cannot be had.
+
+        Raises:
+            PropertyNotImplementedError: The potential or the structure does not have the property.
+        """
+        structure = atoms if atoms is not None else self.atoms
+        if name == "stress" and structure is not None and structure.cell.rank < 3:
+            raise PropertyNotImplementedError(
+                "stress needs a cell with three lattice vectors (a volume); set atoms.cell"
+            )
+        return super().get_property(name, atoms, allow_calculation)
+
+    def _check(self, atoms: Atoms) -> None:
+        if len(atoms) == 0:
+            raise ValueError("the structure has no atoms")
+        unknown = sorted(set(atoms.symbols) - set(self._index))
+        if unknown:
+            raise ValueError(
+                f"potential {self.potential.card.name!r} does not know {', '.join(unknown)}; it "
+                f"knows {', '.join(self._index)}"
+            )
+        if not np.isfinite(atoms.positions).all():
+            bad = int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])
+            raise ValueError(f"position of atom {bad} is NaN or infinite: {atoms.positions[bad]}")
+        flat = [k for k in range(3) if atoms.pbc[k] and not atoms.cell.array[k].any()]
+        if flat:
+            raise ValueError(
+                f"direction {flat[0]} is periodic, but its lattice vector is zero: set atoms.cell or "
+                f"atoms.pbc = False"
+            )
+        if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell.array[atoms.pbc]) < atoms.pbc.sum():
+            raise ValueError(f"the periodic lattice vectors are linearly dependent: {atoms.cell.array}")
+        if self.check_domain:
+            self._check_composition(atoms)
+
+    def _check_composition(self, atoms: Atoms) -> None:
+        trained = self.potential.card.composition
+        found = atoms.get_chemical_formula(mode="hill")
+        if trained and found != trained:
+            self._warn(
+                "composition",
+                f"the structure is {found}, but potential {self.potential.card.name!r} was trained on "
+                f"{trained} alone: its results for anything else are extrapolated",
+            )
+
+    def _check_displacements(self, displacements: Array) -> None:
+        limits = self.potential.card.displacement_range
+        if not limits or displacements.shape[1] == 0:
+            return
+        assert self.atoms is not None
+        length = np.linalg.norm(displacements, axis=-1).max(axis=1)
+        allowed = np.array([limits.get(s, np.inf) for s in self.atoms.symbols])
+        # Training extremes are a sample: leave room before calling a structure unusual.
+        over = length - 1.2 * allowed - 0.005
+        if (over > 0.0).any():
+            worst = int(over.argmax())
+            self._warn(
+                "displacement",
+                f"an electron point of atom {worst} ({self.atoms.symbols[worst]}) moved by "
+                f"{length[worst]:.3f} A, in the training structures by {allowed[worst]:.3f} A at most: "
+                f"this structure is outside the training domain",
+            )
+
+    def _warn(self, reason: str, message: str) -> None:
+        """Warns once for each reason, so that a long run does not drown in warnings."""
+        if reason not in self._warned:
+            self._warned.add(reason)
+            warnings.warn(message, DomainWarning, stacklevel=2)
+
+    def _tensor_edges(
+        self, positions: Array, cell: Array, pbc: NDArray[np.bool_]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Edges as tensors, converted once for each search of the neighbor list."""
+        edges = self.neighbors(positions, cell, pbc)
+        if self._edges is None or self._edges[0] is not edges:
+            device = self.potential.device
+            index = torch.as_tensor(edges[0], device=device)
+            shifts = torch.as_tensor(edges[1].astype(float), device=device)
+            self._edges = (edges, index, shifts)
+        return self._edges[1], self._edges[2]
+
+    def _check_distances(self, graph: AtomGraph) -> None:
+        if graph.edge_index.shape[1] == 0:
+            return
+        vectors = edge_vectors(graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch)
+        shortest2, edge = (vectors * vectors).sum(1).min(0)
+        if float(shortest2) < SHORTEST_DISTANCE**2:
+            i, j = (int(k) for k in graph.edge_index[:, int(edge)])
+            assert self.atoms is not None
+            raise ValueError(
+                f"atoms {i} ({chemical_symbols[self.atoms.numbers[i]]}) and {j} "
+                f"({chemical_symbols[self.atoms.numbers[j]]}) are {float(shortest2) ** 0.5:.3f} A apart: "
+                f"overlapping atoms cannot be evaluated"
+            )

@@ -1,0 +1,183 @@
+"""Readers of reference data: the rMD17 npz layout, extended XYZ and HDF5."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from ..conventions import DIPOLE_UNITS, ENERGY_UNITS, FIELDS, LENGTH_UNITS, unit_factor
+from .dataset import DataSet, Label
+
+Array = NDArray[np.float64]
+
+
+def label_factor(name: str, energy_unit: str, length_unit: str, dipole_unit: str) -> float:
+    """Factor from the units of a file to those of the package for the label ``name``."""
+    energy = unit_factor(ENERGY_UNITS, energy_unit, "energy")
+    length = unit_factor(LENGTH_UNITS, length_unit, "length")
+    dipole = unit_factor(DIPOLE_UNITS, dipole_unit, "dipole")
+    return {"energy": energy, "forces": energy / length, "dipole": dipole}[name]
+
+
+def read_npz(
+    path: str | os.PathLike[str],
+    keys: Mapping[str, str] | None = None,
+    energy_unit: str = "kcal/mol",
+    length_unit: str = "A",
+    dipole_unit: str = "e*A",
+) -> DataSet:
+    """Reads structures of one composition in the layout of rMD17.
+
+    Args:
+        path: File with ``nuclear_charges`` (n_atoms,), ``coords`` (n, n_atoms, 3) and labels.
+        keys: Key of each label in the file; by default ``energies`` and ``forces``.
+        energy_unit: Unit of energies, and of forces per length.
+        length_unit: Unit of coordinates.
+        dipole_unit: Unit of dipoles.
+
+    Returns:
+        The data set in package units.
+
+    Raises:
+        ValueError: A key is missing or an array has the wrong shape.
+    """
+    keys = dict(keys or {"energy": "energies", "forces": "forces"})
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    for key in ["nuclear_charges", "coords", *keys.values()]:
+        if key not in arrays:
+            raise ValueError(f"{os.fspath(path)!r} has no key {key!r}; it has: {', '.join(arrays)}")
+    coords = np.asarray(arrays["coords"], dtype=float) * unit_factor(LENGTH_UNITS, length_unit, "length")
+    n, n_atoms, _ = coords.shape
+    labels = {}
+    for name, key in keys.items():
+        spec = FIELDS[name]
+        per_structure = (n_atoms, *spec.shape) if spec.level == "atom" else spec.shape
+        values = np.asarray(arrays[key], dtype=float)
+        if values.size != n * int(np.prod(per_structure)):
+            raise ValueError(
+                f"{os.fspath(path)!r}: key {key!r} for label {name!r} has shape {values.shape}, "
+                f"expected {(n, *per_structure)}"
+            )
+        factor = label_factor(name, energy_unit, length_unit, dipole_unit)
+        rows = (n * n_atoms, *spec.shape) if spec.level == "atom" else (n, *spec.shape)
+        labels[name] = Label(values.reshape(rows) * factor, np.ones(n, dtype=bool))
+    return DataSet(
+        n_atoms=np.full(n, n_atoms, dtype=np.int64),
+        numbers=np.tile(np.asarray(arrays["nuclear_charges"], dtype=np.int64), n),
+        positions=coords.reshape(-1, 3),
+        cell=np.zeros((n, 3, 3)),
+        pbc=np.zeros((n, 3), dtype=bool),
+        labels=labels,
+        provenance={"file": Path(path).name},
+    )
+
+
+def _atoms_label(atoms: Atoms, name: str, key: str) -> Array | None:
+    """One label of one frame: from info, arrays, or the results that ASE's reader found."""
+    store = atoms.arrays if FIELDS[name].level == "atom" else atoms.info
+    if key in store:
+        return np.asarray(store[key], dtype=float)
+    if atoms.calc is not None and key in atoms.calc.results:
+        return np.asarray(atoms.calc.results[key], dtype=float)
+    return None
+
+
+def from_atoms(
+    frames: list[Atoms],
+    keys: Mapping[str, str] | None = None,
+    energy_unit: str = "eV",
+    length_unit: str = "A",
+    dipole_unit: str = "e*A",
+) -> DataSet:
+    """Makes a data set of ASE `Atoms`.
+
+    Args:
+        frames: Structures.
+        keys: Key of each label in ``info``, ``arrays`` or the calculator's results; by default
+            whatever of ``energy``, ``forces`` and ``dipole`` is there.
+        energy_unit: Unit of energies, and of forces per length.
+        length_unit: Unit of coordinates and cells.
+        dipole_unit: Unit of dipoles.
+
+    Returns:
+        The data set in package units; frames without a label are marked so.
+
+    Raises:
+        ValueError: No frame has a key that was asked for, or a label has the wrong shape.
+    """
+    if not frames:
+        raise ValueError("no structures: the file is empty")
+    length = unit_factor(LENGTH_UNITS, length_unit, "length")
+    n_atoms = np.array([len(a) for a in frames], dtype=np.int64)
+    labels = {}
+    for name in keys if keys is not None else ("energy", "forces", "dipole"):
+        key = keys[name] if keys is not None else name
+        spec = FIELDS[name]
+        found = [_atoms_label(a, name, key) for a in frames]
+        if all(f is None for f in found):
+            if keys is None:
+                continue
+            have = sorted({k for a in frames for k in [*a.info, *a.arrays]})
+            raise ValueError(
+                f"no structure has the key {key!r} for label {name!r}; keys found: {', '.join(have)}"
+            )
+        factor = label_factor(name, energy_unit, length_unit, dipole_unit)
+        blocks = []
+        for index, (value, count) in enumerate(zip(found, n_atoms, strict=True)):
+            shape = (int(count), *spec.shape) if spec.level == "atom" else (1, *spec.shape)
+            if value is None:
+                blocks.append(np.full(shape, np.nan))
+            elif value.size != int(np.prod(shape)):
+                raise ValueError(
+                    f"label {name!r} (key {key!r}) of structure {index} has shape {value.shape}, "
+                    f"expected {shape if spec.level == 'atom' else spec.shape}"
+                )
+            else:
+                blocks.append(value.reshape(shape) * factor)
+        labels[name] = Label(np.concatenate(blocks), np.array([f is not None for f in found]))
+    return DataSet(
+        n_atoms=n_atoms,
+        numbers=np.concatenate([a.numbers for a in frames]).astype(np.int64),
+        positions=np.concatenate([a.positions for a in frames]) * length,
+        cell=np.stack([a.cell.array for a in frames]) * length,
+        pbc=np.stack([a.pbc for a in frames]),
+        labels=labels,
+    )
+
+
+def read_data(path: str | os.PathLike[str], keys: Mapping[str, str] | None = None) -> DataSet:
+    """Reads a data set; the ending of the name decides how.
+
+    Args:
+        path: ``.h5``/``.hdf5`` (npcalc's own), ``.npz`` (rMD17 layout, kcal/mol), or anything that
+            ASE reads with labels in eV and Angstrom, such as extended XYZ.
+        keys: Key of each label in the file.
+
+    Returns:
+        The data set.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not what its name says, or a key is missing.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise FileNotFoundError(f"no data file {os.fspath(path)!r}")
+    if source.suffix in (".h5", ".hdf5"):
+        data = DataSet.load(source)
+        if keys:
+            missing = [k for k in keys.values() if k not in data.labels]
+            if missing:
+                raise ValueError(
+                    f"{os.fspath(path)!r} has no label {missing[0]!r}; it has: {', '.join(data.labels)}"
+                )
+        return data
+    if source.suffix == ".npz":
+        return read_npz(source, keys)
+    frames = ase.io.read(source, index=":")
+    return from_atoms(frames if isinstance(frames, list) else [frames], keys)

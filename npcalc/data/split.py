@@ -1,0 +1,49 @@
+"""Splits and reference energies."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dataset import DataSet
+
+
+def random_split(n: int, sizes: list[int], seed: int) -> list[NDArray[np.int64]]:
+    """Disjoint random index sets.
+
+    Args:
+        n: Number of structures.
+        sizes: Size of each set.
+        seed: Seed of the permutation.
+
+    Returns:
+        One sorted index array per size.
+
+    Raises:
+        ValueError: The sizes add up to more than there is.
+    """
+    if sum(sizes) > n or min(sizes) < 0:
+        raise ValueError(f"cannot split {n} structures into sets of {sizes}")
+    order = np.random.default_rng(seed).permutation(n)
+    bounds = np.cumsum([0, *sizes])
+    return [np.sort(order[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def fit_reference_energies(data: DataSet) -> dict[int, float]:
+    """Energy per element by least squares of the energies on the compositions.
+
+    The solution of smallest norm is taken, so a data set of one composition gives values whose
+    sum over its formula is right, though each of them has no meaning by itself.
+
+    Args:
+        data: Data set with energies.
+
+    Returns:
+        Energy in eV by atomic number.
+    """
+    label = data.require("energy")
+    elements = data.elements
+    rows = np.repeat(np.arange(len(data)), data.n_atoms)
+    counts = np.zeros((len(data), len(elements)))
+    np.add.at(counts, (rows, np.searchsorted(elements, data.numbers)), 1.0)
+    use = label.present
+    solution = np.linalg.lstsq(counts[use], label.values[use], rcond=None)[0]
+    return {z: float(e) for z, e in zip(elements, solution, strict=True)}

@@ -1,0 +1,229 @@
+"""PolarizedModel: edge vectors and species in, energy, charge, weight and displacement per atom out."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from ase.data import atomic_numbers
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from .nn.hosts import HostConfig, HostLayer, PointSpec, make_host
+from .nn.points import Coupling, PairedGeometry, PairedNodes, SinglePoint
+from .nn.polarization import Displacement, NoExchange, PairExchange, Rest
+from .nn.radial import make_envelope
+from .nn.readouts import ChargeIncrements, FormalWeight, LearnedWeight, NoIncrements
+
+
+class ModelConfig(BaseModel):
+    """Everything that fixes the shape of a `PolarizedModel`.
+
+    Attributes:
+        host: Host network and its sizes.
+        elements: Chemical symbols the model knows, in the order of the species index.
+        cutoff: Cutoff in Angstrom.
+        envelope: Smooth cutoff.
+        polarization: ``none`` (the host as published), ``static`` (points that never move, the
+            control) or ``moving``.
+        coupling: How the host sees the points.
+        pairs: Which kinds of points ``paired_nodes`` connects.
+        n_points: Electron points of an atom.
+        d_max: Bound of the displacement in Angstrom.
+        softening: Softening length of displaced pairs in Angstrom.
+        dipole: Whether the model has a dipole.
+        charges: Charge model: ``none``, ``formal`` (fixed per element) or ``increments``.
+        formal_charges: Charge of each element in e, zero where not given.
+        electron_weight: ``learned`` or ``formal``.
+        formal_weights: Electron weight of each element in e, for ``formal``.
+        n_neighbors: Mean number of neighbors of an atom, a normalisation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: HostConfig = Field(discriminator="name")
+    elements: tuple[str, ...] = ()
+    cutoff: float = Field(5.0, gt=0.0)
+    envelope: Literal["cosine", "polynomial"] = "cosine"
+    polarization: Literal["none", "static", "moving"] = "moving"
+    coupling: Literal["paired_geometry", "paired_nodes"] = "paired_geometry"
+    pairs: Literal["same", "all"] = "all"
+    n_points: int = Field(1, ge=1)
+    d_max: float = Field(0.5, gt=0.0)
+    softening: float = Field(0.05, gt=0.0)
+    dipole: bool = True
+    charges: Literal["none", "formal", "increments"] = "none"
+    formal_charges: dict[str, float] = {}
+    electron_weight: Literal["learned", "formal"] = "learned"
+    formal_weights: dict[str, float] = {}
+    n_neighbors: float = Field(1.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        unknown = [e for e in self.elements if e not in atomic_numbers]
+        if unknown:
+            raise ValueError(f"unknown chemical symbols in elements: {', '.join(unknown)}")
+        if self.dipole and self.polarization != "moving" and self.charges == "none":
+            raise ValueError(
+                f"a dipole needs moving points or a charge model, got polarization "
+                f"{self.polarization!r} with charges 'none': set charges or dipole: false"
+            )
+        if self.electron_weight == "formal" and self.polarization == "moving":
+            missing = [e for e in self.elements if e not in self.formal_weights]
+            if missing:
+                raise ValueError(f"formal_weights has no value for {', '.join(missing)}")
+        return self
+
+
+class ModelOutput(NamedTuple):
+    """What the model returns.
+
+    Attributes:
+        energy: Readout of each atom in units of the energy scale, zero for an isolated atom,
+            shape (n_atoms,).
+        displacement: Electron points minus nucleus in Angstrom, shape (n_atoms, n_points, 3).
+        weight: Electron weight of each point in e, shape (n_atoms, n_points).
+        increment: Charge a_ij that the center gives to the neighbor in e, shape (n_edges,).
+    """
+
+    energy: Tensor
+    displacement: Tensor
+    weight: Tensor
+    increment: Tensor
+
+
+class PolarizedModel(nn.Module):
+    """A host network with neural polarization.
+
+    Everything depends on the atoms only through edge vectors and species. While training, the
+    energy of the isolated atoms is evaluated along with the structures; in evaluation mode it is
+    a stored constant, refreshed on entering that mode.
+
+    Args:
+        config: Its configuration.
+        dtype: Of weights and constants. Constants are made in float64 and cast, so build the
+            model anew rather than widening one that was made in float32.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.n_species = len(config.elements)
+        moving = config.polarization == "moving"
+        self.coupling = make_coupling(config)
+        self.n_points = self.coupling.n_points
+        spec = PointSpec(
+            n_types=self.coupling.n_kinds * self.n_species,
+            n_distances=self.coupling.n_distances,
+            n_directions=self.coupling.n_directions,
+            cutoff=config.cutoff,
+            n_neighbors=config.n_neighbors * self.coupling.edges_per_pair / self.coupling.n_kinds,
+        )
+        self.host = make_host(spec, config.host)
+        layers: list[HostLayer] = list(self.host.layers)  # type: ignore[arg-type]
+        updates: list[nn.Module] = []
+        for index, layer in enumerate(layers):
+            # The last update is read by the dipole alone; without one it would never be trained.
+            used = config.dipole or index < len(layers) - 1
+            move = moving and used and layer.n_vectors > 0
+            updates.append(Displacement(layer, self.coupling, config.d_max) if move else Rest())
+        self.updates = nn.ModuleList(updates)
+        self.has_exchange = self.coupling.n_kinds > 1
+        self.exchanges = nn.ModuleList(
+            [
+                PairExchange(layer, self.coupling)
+                if self.has_exchange and layer.n_vectors > 0
+                else NoExchange()
+                for layer in layers
+            ]
+        )
+        self.weight: nn.Module = FormalWeight([0.0] * self.n_species, self.n_points)
+        self.increments: nn.Module = NoIncrements()
+        if config.dipole and moving:
+            self.weight = (
+                LearnedWeight(layers[-1], self.coupling)
+                if config.electron_weight == "learned"
+                else FormalWeight([config.formal_weights[e] for e in config.elements], self.n_points)
+            )
+        if config.charges == "increments":
+            self.increments = ChargeIncrements(layers[-1], config.cutoff)
+        self.register_buffer("isolated_energy", torch.zeros(self.n_species))
+        self.to(dtype)
+
+    def train(self, mode: bool = True) -> "PolarizedModel":
+        """Sets the mode; entering evaluation stores the energies of the isolated atoms."""
+        super().train(mode)
+        if not mode:
+            self.refresh_isolated()
+        return self
+
+    @torch.jit.unused
+    def refresh_isolated(self) -> None:
+        """Stores the readout of each isolated species in ``isolated_energy``."""
+        buffer = self.isolated_energy
+        species = torch.arange(self.n_species, device=buffer.device)
+        none = species[:0]
+        with torch.no_grad():
+            raw = self.evaluate(torch.zeros(0, 3, dtype=buffer.dtype, device=buffer.device), species, none, none)
+            buffer.copy_(raw.energy)
+
+    def forward(self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor) -> ModelOutput:
+        """Evaluates the model.
+
+        Args:
+            edges: Vectors r_ij in Angstrom, shape (n_edges, 3), none of zero length.
+            species: Index of each atom's element, shape (n_atoms,).
+            center: Center atoms, shape (n_edges,).
+            neighbor: Neighbor atoms, shape (n_edges,).
+
+        Returns:
+            Its outputs per atom and edge.
+        """
+        if not self.training:
+            out = self.evaluate(edges, species, center, neighbor)
+            energy = out.energy - self.isolated_energy[species]
+            return ModelOutput(energy, out.displacement, out.weight, out.increment)
+        n = species.shape[0]
+        extended = torch.cat([species, torch.arange(self.n_species, device=species.device)])
+        out = self.evaluate(edges, extended, center, neighbor)
+        energy = out.energy[:n] - out.energy[n:][species]
+        return ModelOutput(energy, out.displacement[:n], out.weight[:n], out.increment)
+
+    def evaluate(
+        self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
+    ) -> ModelOutput:
+        """As `forward`, with the readouts of isolated atoms still in the energy."""
+        n = species.shape[0]
+        d = torch.zeros(n, self.n_points, 3, dtype=edges.dtype, device=edges.device)
+        types = self.coupling.point_types(species, self.n_species)
+        geometry = self.coupling.geometry(edges, center, neighbor, d)
+        nuclear_envelope = geometry.envelope[: center.shape[0]]
+        nuclear_distance = geometry.distance[: center.shape[0], 0]
+        x = self.host.embed(types, geometry)
+        states: list[Tensor] = []
+        scalars = x
+        for layer, update, exchange in zip(self.host.layers, self.updates, self.exchanges):  # noqa: B905
+            if len(states) > 0:
+                geometry = self.coupling.geometry(edges, center, neighbor, d)
+            x = layer(x, types, geometry)
+            if self.has_exchange:
+                ds, dv = exchange(layer.scalars(x), layer.vectors(x), d)
+                x = layer.add(x, ds, dv)
+            scalars = layer.scalars(x)
+            d = update(scalars, layer.vectors(x), d)
+            states.append(x)
+        return ModelOutput(
+            self.host.energy(states).reshape(-1, n).sum(0),
+            d,
+            self.weight(scalars, species),
+            self.increments(
+                self.coupling.nuclear(scalars, n), center, neighbor, nuclear_distance, nuclear_envelope
+            ),
+        )
+
+
+def make_coupling(config: ModelConfig) -> Coupling:
+    """Builds the coupling that a configuration asks for."""
+    envelope = make_envelope(config.envelope, config.cutoff)
+    if config.polarization == "none":
+        return SinglePoint(envelope)
+    if config.coupling == "paired_geometry":
+        return PairedGeometry(config.n_points, config.softening, envelope)
+    return PairedNodes(config.n_points, config.softening, envelope, config.pairs == "all")

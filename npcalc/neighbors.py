@@ -1,0 +1,118 @@
+"""Neighbor lists: matscipy's search, its edge cases, and a list that is kept while atoms move little.
+
+The one edge direction of the package is fixed here: ``edge_index[0]`` is the center i,
+``edge_index[1]`` the neighbor j, and the edge vector is ``r_j - r_i + shift @ cell``.
+"""
+
+import numpy as np
+from matscipy.neighbours import neighbour_list
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def search_box(positions: Array, cell: Array, pbc: NDArray[np.bool_], pad: float) -> tuple[Array, Array]:
+    """A right-handed box around the atoms that keeps the periodic lattice vectors.
+
+    The search bins space by the box, so along directions that are not periodic the user's cell is
+    replaced by the extent of the atoms: it may be zero, flat, or not hold the atoms at all.
+
+    Args:
+        positions: Coordinates in Angstrom, shape (n_atoms, 3).
+        cell: Lattice vectors as rows in Angstrom, shape (3, 3).
+        pbc: Which of them are periodic, shape (3,).
+        pad: Space to leave along directions that are not periodic, in Angstrom.
+
+    Returns:
+        The box (3, 3) and its origin (3,), in Angstrom.
+    """
+    box = np.array(cell, dtype=float)
+    origin = np.zeros(3)
+    periodic = box[pbc]
+    # Rows of `normal` span what the periodic vectors do not.
+    normal = np.linalg.svd(periodic)[2][len(periodic) :] if len(periodic) else np.eye(3)
+    for axis, direction in zip(np.flatnonzero(~pbc), normal, strict=True):
+        along = positions @ direction
+        box[axis] = direction * (np.ptp(along) + 2.0 * pad)
+        origin += direction * (along.min() - pad)
+    if np.linalg.det(box) < 0.0 and not pbc.all():
+        axis = int(np.flatnonzero(~pbc)[0])
+        origin += box[axis]
+        box[axis] = -box[axis]
+    return box, origin
+
+
+def neighbor_list(
+    positions: Array, cell: Array, pbc: NDArray[np.bool_], cutoff: float
+) -> tuple[Integers, Integers]:
+    """All pairs of atoms and images closer than the cutoff, both directions of each.
+
+    Args:
+        positions: Coordinates in Angstrom, shape (n_atoms, 3); they need not lie in the cell.
+        cell: Lattice vectors as rows in Angstrom, shape (3, 3).
+        pbc: Which of them are periodic, shape (3,).
+        cutoff: Largest distance in Angstrom.
+
+    Returns:
+        Edge index (2, n_edges), sorted by center, and lattice shifts (n_edges, 3).
+    """
+    if len(positions) == 0:
+        return np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
+    box, origin = search_box(positions, cell, pbc, pad=cutoff)
+    center, neighbor, shifts = neighbour_list(
+        "ijS", cutoff=cutoff, positions=positions - origin, cell=box, pbc=pbc
+    )
+    order = np.lexsort((neighbor, center))
+    edge_index = np.stack([center, neighbor]).astype(np.int64)[:, order]
+    return edge_index, np.asarray(shifts, dtype=np.int64)[order]
+
+
+class VerletList:
+    """A neighbor list with a skin, searched anew only when an atom has moved by half the skin.
+
+    The list holds pairs up to ``cutoff + skin``; those outside the cutoff have a zero envelope.
+
+    Args:
+        cutoff: Cutoff in Angstrom.
+        skin: Width of the skin in Angstrom; 0 searches at every call.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5) -> None:
+        if cutoff <= 0.0 or skin < 0.0:
+            raise ValueError(f"expected cutoff > 0 and skin >= 0, got {cutoff} and {skin}")
+        self.cutoff = cutoff
+        self.skin = skin
+        self.n_searches = 0
+        self._built_at: tuple[Array, Array, NDArray[np.bool_]] | None = None
+        self._edges: tuple[Integers, Integers] | None = None
+
+    def __call__(
+        self, positions: Array, cell: Array, pbc: NDArray[np.bool_]
+    ) -> tuple[Integers, Integers]:
+        """The list for these positions.
+
+        Args:
+            positions: Coordinates in Angstrom, shape (n_atoms, 3).
+            cell: Lattice vectors as rows in Angstrom, shape (3, 3).
+            pbc: Which of them are periodic, shape (3,).
+
+        Returns:
+            Edge index (2, n_edges) and lattice shifts (n_edges, 3). The same arrays come back
+            until the next search.
+        """
+        if self._edges is None or self._moved(positions, cell, pbc):
+            self._edges = neighbor_list(positions, cell, pbc, self.cutoff + self.skin)
+            self._built_at = (positions.copy(), np.array(cell), np.array(pbc))
+            self.n_searches += 1
+        return self._edges
+
+    def _moved(self, positions: Array, cell: Array, pbc: NDArray[np.bool_]) -> bool:
+        assert self._built_at is not None
+        old_positions, old_cell, old_pbc = self._built_at
+        if positions.shape != old_positions.shape or not np.array_equal(pbc, old_pbc):
+            return True
+        if not np.array_equal(cell[pbc], old_cell[pbc]):
+            return True
+        moved2 = ((positions - old_positions) ** 2).sum(axis=1).max(initial=0.0)
+        return bool(moved2 >= (0.5 * self.skin) ** 2)

@@ -1,0 +1,1 @@
+"""Building blocks of the model: radial functions, points, polarization, readouts, hosts."""

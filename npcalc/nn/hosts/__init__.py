@@ -1,0 +1,26 @@
+"""Host models: one file each, all behind the contract of `base`."""
+
+from .base import EdgeGeometry, Host, HostLayer, PointSpec
+from .nequip import NequIP, NequIPConfig
+from .painn import PaiNN, PaiNNConfig
+
+HOSTS = {"painn": (PaiNNConfig, PaiNN), "nequip": (NequIPConfig, NequIP)}
+"""Name of each host in a configuration file, its configuration and its class."""
+
+HostConfig = PaiNNConfig | NequIPConfig
+
+
+def make_host(spec: PointSpec, config: HostConfig) -> Host:
+    """Builds the host that the configuration names.
+
+    Args:
+        spec: What the host is built for.
+        config: Configuration of one of `HOSTS`.
+
+    Returns:
+        The network with new random weights.
+    """
+    return HOSTS[config.name][1](spec, config)  # type: ignore[arg-type]
+
+
+__all__ = ["HOSTS", "EdgeGeometry", "Host", "HostConfig", "HostLayer", "PointSpec", "make_host"]

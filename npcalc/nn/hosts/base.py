@@ -1,0 +1,90 @@
+"""The contract between neural polarization and the equivariant network that carries it.
+
+A host knows points, their types and the geometry of their pairs; it knows nothing of atoms,
+nuclei or electron points. Its state is one flat tensor whose layout only the host knows.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class EdgeGeometry(NamedTuple):
+    """Geometry of the point pairs of one layer.
+
+    Attributes:
+        center: Receiving point of each edge, int64, shape (n_edges,).
+        neighbor: Sending point of each edge, int64, shape (n_edges,).
+        envelope: Smooth cutoff factor of the nuclear distance, shape (n_edges,). Every message is
+            multiplied by it.
+        distance: Distances in Angstrom, shape (n_edges, n_distances); valid beyond the cutoff.
+        direction: Vectors of length <= 1 from center to neighbor, shape (n_edges, n_directions, 3).
+    """
+
+    center: Tensor
+    neighbor: Tensor
+    envelope: Tensor
+    distance: Tensor
+    direction: Tensor
+
+
+class PointSpec(NamedTuple):
+    """What a host has to be built for.
+
+    Attributes:
+        n_types: Number of point types.
+        n_distances: Distances of each edge.
+        n_directions: Directions of each edge.
+        cutoff: Cutoff of the nuclear distance in Angstrom.
+        n_neighbors: Mean number of edges of a point, for normalisation.
+    """
+
+    n_types: int
+    n_distances: int
+    n_directions: int
+    cutoff: float
+    n_neighbors: float
+
+
+class HostLayer(nn.Module):
+    """One message-passing layer.
+
+    Attributes:
+        n_scalars: Number of invariant channels S of the state after the layer.
+        n_vectors: Number of odd vector channels V, may be 0.
+    """
+
+    n_scalars: int
+    n_vectors: int
+
+    def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
+        """New state (n_points, C) from the state (n_points, C)."""
+        raise NotImplementedError
+
+    def scalars(self, x: Tensor) -> Tensor:
+        """Invariant channels of the state, shape (n_points, S)."""
+        raise NotImplementedError
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """Vector channels of the state, shape (n_points, 3, V)."""
+        raise NotImplementedError
+
+    def add(self, x: Tensor, ds: Tensor, dv: Tensor) -> Tensor:
+        """The state with ``ds`` (n_points, S) and ``dv`` (n_points, 3, V) added."""
+        raise NotImplementedError
+
+
+class Host(nn.Module):
+    """An equivariant network.
+
+    It has an attribute ``layers``, a ``torch.nn.ModuleList`` of `HostLayer` (not annotated here
+    because TorchScript does not know the type).
+    """
+
+    def embed(self, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
+        """State (n_points, C) before the first layer."""
+        raise NotImplementedError
+
+    def energy(self, states: list[Tensor]) -> Tensor:
+        """Energy of each point (n_points,) from the states after each layer."""
+        raise NotImplementedError

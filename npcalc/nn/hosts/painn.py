@@ -1,0 +1,123 @@
+"""PaiNN: scalar and vector features (K. T. Schuett, O. T. Unke, M. Gastegger, ICML 2021).
+
+Equation numbers refer to arXiv:2102.03150. With one distance and one direction the equations are
+the published ones; further distances widen the radial filter and further directions add one more
+``W_vs`` term each to eq. 8.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from ..radial import make_basis
+from ..scatter import sum_edges
+from .base import EdgeGeometry, Host, HostLayer, PointSpec
+
+
+class PaiNNConfig(BaseModel):
+    """Configuration of the `PaiNN` host; the defaults of the paper where it gives one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["painn"] = "painn"
+    channels: int = Field(64, ge=1)
+    n_layers: int = Field(3, ge=1)
+    n_basis: int = Field(20, ge=2)
+    basis: Literal["bessel", "gaussian"] = "bessel"
+    epsilon: float = Field(1e-8, gt=0.0)
+
+
+class PaiNNLayer(HostLayer):
+    """Message block (eqs. 7, 8) and update block (eqs. 9, 10).
+
+    Args:
+        spec: What the layer is built for.
+        config: Configuration of the host.
+    """
+
+    def __init__(self, spec: PointSpec, config: PaiNNConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.channels = c
+        self.n_directions = spec.n_directions
+        self.n_scalars = c
+        self.n_vectors = c
+        self.epsilon = config.epsilon
+        n_parts = 2 + spec.n_directions
+        self.phi = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, n_parts * c))
+        self.filter = nn.Linear(spec.n_distances * config.n_basis, n_parts * c)
+        self.mix = nn.Linear(c, 2 * c, bias=False)
+        self.update = nn.Sequential(nn.Linear(2 * c, c), nn.SiLU(), nn.Linear(c, 3 * c))
+        self.basis = make_basis(config.basis, config.n_basis, spec.cutoff)
+
+    def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
+        c = self.channels
+        n = x.shape[0]
+        s = x[:, :c]
+        v = x[:, c:].reshape(n, 3, c)
+
+        basis = self.basis(geometry.distance)  # (E, K) -> (E, K, n_basis)
+        w = self.filter(basis.flatten(1)) * geometry.envelope[:, None]
+        w = w * self.phi(s)[geometry.neighbor]  # (E, (2 + M) c)
+        dv = w[:, None, c : 2 * c] * v[geometry.neighbor]
+        for m in range(self.n_directions):
+            part = w[:, (2 + m) * c : (3 + m) * c]
+            dv = dv + part[:, None, :] * geometry.direction[:, m, :, None]
+        message = torch.cat([w[:, :c], dv.flatten(1)], dim=1)
+        x = x + sum_edges(message, geometry.center, n)
+
+        s = x[:, :c]
+        v = x[:, c:].reshape(n, 3, c)
+        mixed = self.mix(v)
+        v_v = mixed[:, :, :c]
+        v_w = mixed[:, :, c:]
+        norm = torch.sqrt((v_v * v_v).sum(1) + self.epsilon)
+        a = self.update(torch.cat([s, norm], dim=1))
+        ds = a[:, :c] + a[:, 2 * c :] * (v_v * v_w).sum(1)
+        dv = a[:, None, c : 2 * c] * v_w
+        return x + torch.cat([ds, dv.flatten(1)], dim=1)
+
+    def scalars(self, x: Tensor) -> Tensor:
+        return x[:, : self.channels]
+
+    def vectors(self, x: Tensor) -> Tensor:
+        return x[:, self.channels :].reshape(x.shape[0], 3, self.channels)
+
+    def add(self, x: Tensor, ds: Tensor, dv: Tensor) -> Tensor:
+        return x + torch.cat([ds, dv.flatten(1)], dim=1)
+
+
+class PaiNN(Host):
+    """The PaiNN network.
+
+    Args:
+        spec: What the host is built for.
+        config: Its configuration.
+    """
+
+    def __init__(self, spec: PointSpec, config: PaiNNConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.channels = c
+        self.embedding = nn.Embedding(spec.n_types, c)
+        self.layers = nn.ModuleList([PaiNNLayer(spec, config) for _ in range(config.n_layers)])
+        self.readout = nn.Sequential(nn.Linear(c, c // 2), nn.SiLU(), nn.Linear(c // 2, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier weights and zero biases, as in the reference implementation."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def embed(self, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
+        s = self.embedding(point_type)
+        v = torch.zeros(s.shape[0], 3 * self.channels, dtype=s.dtype, device=s.device)
+        return torch.cat([s, v], dim=1)
+
+    def energy(self, states: list[Tensor]) -> Tensor:
+        return self.readout(states[-1][:, : self.channels]).squeeze(-1)

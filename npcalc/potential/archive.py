@@ -1,0 +1,133 @@
+"""The file of a potential: TorchScript, a JSON card and safetensors weights in one ``.pt``.
+
+``torch.jit.load`` reads the file without npcalc, from C++ too; npcalc reads card and weights from
+it and rebuilds the network; ``unzip`` shows both. Python's pickle is not used to load anything. Nothing
+outside this file knows TorchScript.
+"""
+
+import json
+import os
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from ..model import PolarizedModel
+from .card import FORMAT, Card
+from .derivatives import PotentialModule
+
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+
+
+class ArchiveError(ValueError):
+    """The file is not a potential, is damaged, or is of a newer format."""
+
+
+def build_module(card: Card, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> PotentialModule:
+    """The potential that a card and its weights describe, in evaluation mode.
+
+    Args:
+        card: The card.
+        weights: Parameters of the network by name.
+        dtype: Data type to build it in.
+
+    Raises:
+        ArchiveError: Weights and card do not belong together.
+    """
+    model = PolarizedModel(card.model, dtype)
+    expected = dict(model.named_parameters())
+    if set(expected) != set(weights):
+        odd = sorted(set(expected) ^ set(weights))
+        raise ArchiveError(f"card and weights do not fit: {len(odd)} names differ, first {odd[0]!r}")
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            if parameter.shape != weights[name].shape:
+                raise ArchiveError(
+                    f"weight {name!r}: expected shape {tuple(parameter.shape)}, got "
+                    f"{tuple(weights[name].shape)}"
+                )
+            parameter.copy_(weights[name])
+    module = PotentialModule(model, card.scale, list(card.reference_energies), card.formal_charges)
+    return module.eval().requires_grad_(False)
+
+
+def write_archive(path: str | os.PathLike[str], card: Card, model: PolarizedModel) -> None:
+    """Writes a potential; the file appears only when it is complete.
+
+    Args:
+        path: File to write.
+        card: Its card.
+        model: Its network.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.named_parameters()}
+    module = build_module(card, weights, getattr(torch, card.dtype))
+    with warnings.catch_warnings():
+        # torch deprecates TorchScript from 2.10 on and says so at each call.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        scripted = torch.jit.script(module)
+        partial = target.with_name(target.name + ".partial")
+        extra = {CARD: card.model_dump_json(indent=1), WEIGHTS: save_tensors(weights)}
+        torch.jit.save(scripted, str(partial), _extra_files=extra)
+    os.replace(partial, target)
+
+
+def read_archive(path: str | os.PathLike[str]) -> tuple[Card, dict[str, torch.Tensor]]:
+    """Reads card and weights of a potential; the card is checked first.
+
+    Args:
+        path: File that `write_archive` wrote.
+
+    Returns:
+        Card and parameters by name.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ArchiveError: It is not a potential, damaged, or of a newer format.
+    """
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no potential file {name!r}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = {Path(entry).name: entry for entry in archive.namelist() if "/extra/" in entry}
+            if CARD not in inside or WEIGHTS not in inside:
+                raise ArchiveError(
+                    f"{name!r} is not an npcalc potential: it holds no {CARD} and {WEIGHTS}"
+                )
+            raw_card = archive.read(inside[CARD])
+            raw_weights = archive.read(inside[WEIGHTS])
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ArchiveError(
+            f"{name!r} is not a potential, or a truncated one ({error}): get the file again"
+        ) from error
+    card = _parse_card(raw_card, name)
+    try:
+        return card, load_tensors(raw_weights)
+    except Exception as error:
+        raise ArchiveError(f"the weights in {name!r} are damaged: {error}") from error
+
+
+def _parse_card(raw: bytes, name: str) -> Card:
+    try:
+        values = json.loads(raw)
+        version = int(values["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(f"the card in {name!r} cannot be read: {error!r}") from error
+    if version > FORMAT:
+        raise ArchiveError(
+            f"{name!r} has format {version}, this npcalc reads up to {FORMAT}: update npcalc"
+        )
+    try:
+        return Card.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArchiveError(f"the card in {name!r} is not valid: {where}: {first['msg']}") from error

@@ -1,0 +1,68 @@
+"""The card of a potential: what it is, what it knows, how good it is."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..model import ModelConfig
+
+FORMAT = 1
+
+
+class Card(BaseModel):
+    """Everything about a potential that is not a weight; stored as JSON in its file.
+
+    Attributes:
+        format: Version of the file format.
+        name: Name of the potential.
+        model: Configuration of the network.
+        scale: Energy in eV of one unit of the network's readout.
+        reference_energies: Energy of each isolated atom in eV, in the order of ``model.elements``.
+        properties: ASE properties it can give.
+        dtype: Data type of the weights.
+        units: Unit of each quantity.
+        composition: Chemical formula, if all training structures have the same, else empty.
+        displacement_range: Largest |d| in Angstrom on the training structures, by element.
+        errors: Errors by split: MAE and RMSE of energy (eV per structure), forces (eV/A) and
+            dipole (e*A), the last two by component.
+        data: Origin, number of structures, hash and level of theory of the training data.
+        description: For people.
+        license: Licence of weights and data.
+        citation: What to cite.
+        versions: npcalc and torch that wrote the file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    name: str
+    model: ModelConfig
+    scale: float
+    reference_energies: tuple[float, ...]
+    properties: tuple[str, ...]
+    dtype: str = "float32"
+    units: dict[str, str] = {}
+    composition: str = ""
+    displacement_range: dict[str, float] = {}
+    errors: dict[str, dict[str, float | None]] = {}
+    data: dict[str, Any] = {}
+    description: str = ""
+    license: str = ""
+    citation: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def formal_charges(self) -> list[float]:
+        """Formal charge of each element in e; zeros without a charge model."""
+        given = self.model.formal_charges if self.model.charges != "none" else {}
+        return [given.get(e, 0.0) for e in self.model.elements]
+
+
+def properties_of(config: ModelConfig) -> tuple[str, ...]:
+    """ASE properties that a model of this configuration can give."""
+    names = ["energy", "free_energy", "energies", "forces", "stress"]
+    if config.dipole:
+        names += ["dipole", "born_effective_charges"]
+    if config.charges != "none":
+        names.append("charges")
+    return tuple(names)

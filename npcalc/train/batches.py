@@ -1,0 +1,191 @@
+"""Training batches of fixed sizes, made from neighbor lists that are searched once."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data import DataSet
+from ..data.dataset import ragged_rows
+from ..neighbors import neighbor_list
+
+
+class Batch(NamedTuple):
+    """Structures and labels as tensors, padded; the last system holds the padding.
+
+    Attributes:
+        edges: Edge vectors in Angstrom, shape (n_edges, 3).
+        species: Index of each atom's element, shape (n_atoms,).
+        center: Center of each edge, shape (n_edges,).
+        neighbor: Neighbor of each edge, shape (n_edges,).
+        system: System of each atom, shape (n_atoms,).
+        n_atoms: Atoms of each system, at least 1, shape (n_systems,).
+        energy: Energy above the reference energies in eV, shape (n_systems,).
+        forces: eV/A, shape (n_atoms, 3).
+        dipole: Dipole without the formal charges in e*A, shape (n_systems, 3).
+        has_energy: 1 where the label is there, else 0, shape (n_systems,).
+        has_forces: The same by atom, shape (n_atoms,).
+        has_dipole: The same by system, shape (n_systems,).
+    """
+
+    edges: Tensor
+    species: Tensor
+    center: Tensor
+    neighbor: Tensor
+    system: Tensor
+    n_atoms: Tensor
+    energy: Tensor
+    forces: Tensor
+    dipole: Tensor
+    has_energy: Tensor
+    has_forces: Tensor
+    has_dipole: Tensor
+
+
+def _bucket(largest: int, need: int) -> int:
+    """The smallest of ``largest``, 0.8 ``largest``, 0.64 ``largest``... that holds ``need``."""
+    size = largest
+    while int(size * 0.8) >= need and int(size * 0.8) < size:
+        size = int(size * 0.8)
+    return size
+
+
+class Batches:
+    """Serves batches of a data set.
+
+    Few different sizes occur, so that compiled code is used again.
+
+    Args:
+        data: Structures and labels.
+        elements: Atomic numbers the model knows, in the order of its species.
+        cutoff: Cutoff in Angstrom.
+        reference: Reference energy of each of the elements in eV.
+        formal: Formal charge of each of the elements in e.
+        batch_size: Structures of a batch.
+        device: Where the tensors go.
+
+    Raises:
+        ValueError: An element is not known, or two atoms lie on each other.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        elements: list[int],
+        cutoff: float,
+        reference: list[float],
+        formal: list[float],
+        batch_size: int,
+        device: str = "cpu",
+    ) -> None:
+        unknown = sorted(set(data.elements) - set(elements))
+        if unknown:
+            raise ValueError(
+                f"the data has atomic numbers {unknown} that the model does not know: {elements}"
+            )
+        self.batch_size = batch_size
+        self.cutoff = cutoff
+        self.device = device
+        self.n_atoms = data.n_atoms
+        self.offsets = data.offsets
+        order = np.argsort(elements)
+        self.species = order[np.searchsorted(np.asarray(elements)[order], data.numbers)]
+        self._find_edges(data, cutoff)
+        n = len(data)
+        start = self.offsets[:-1]
+        shift = np.add.reduceat(np.asarray(reference)[self.species], start)
+        charge = np.asarray(formal)[self.species][:, None] * data.positions
+        energy, self.has_energy = _label(data, "energy", (n,))
+        self.energy = energy - np.where(self.has_energy, shift, 0.0)
+        self.forces, self.has_forces = _label(data, "forces", (len(data.numbers), 3))
+        dipole, self.has_dipole = _label(data, "dipole", (n, 3))
+        self.dipole = dipole - self.has_dipole[:, None] * np.add.reduceat(charge, start)
+        top_atoms = np.sort(self.n_atoms)[-batch_size:].sum()
+        top_edges = np.sort(self.n_edges)[-batch_size:].sum()
+        self.most = (int(top_atoms) + 1, max(int(top_edges), 1))
+
+    def _find_edges(self, data: DataSet, cutoff: float) -> None:
+        index, vectors, counts = [], [], []
+        for k in range(len(data)):
+            rows = slice(self.offsets[k], self.offsets[k + 1])
+            positions = data.positions[rows]
+            edge_index, shifts = neighbor_list(positions, data.cell[k], data.pbc[k], cutoff)
+            vector = positions[edge_index[1]] - positions[edge_index[0]] + shifts @ data.cell[k]
+            if len(vector) and (vector**2).sum(1).min() < 1e-12:
+                raise ValueError(f"structure {k} of the data has two atoms on the same place")
+            index.append(edge_index)
+            vectors.append(vector)
+            counts.append(len(shifts))
+        self.edge_index = np.concatenate(index, axis=1)
+        self.vectors = np.concatenate(vectors)
+        self.n_edges = np.array(counts, dtype=np.int64)
+        self.edge_offsets = np.concatenate([[0], self.n_edges.cumsum()])
+
+    @property
+    def mean_neighbors(self) -> float:
+        """Mean number of neighbors of an atom."""
+        return float(self.n_edges.sum() / self.n_atoms.sum())
+
+    def __len__(self) -> int:
+        return -(-len(self.n_atoms) // self.batch_size)
+
+    def ordered(self) -> Iterator[Batch]:
+        """All structures once, in order."""
+        for start in range(0, len(self.n_atoms), self.batch_size):
+            stop = min(start + self.batch_size, len(self.n_atoms))
+            yield self.make(np.arange(start, stop))
+
+    def make(self, index: NDArray[np.int64]) -> Batch:
+        """The batch of the structures with these indices, at most ``batch_size``."""
+        n_atoms, n_edges = self.n_atoms[index], self.n_edges[index]
+        size_n = _bucket(self.most[0], int(n_atoms.sum()) + 1)
+        size_e = _bucket(self.most[1], int(n_edges.sum()))
+        n_systems = self.batch_size + 1
+        atoms = ragged_rows(self.offsets[index], n_atoms)
+        edges = ragged_rows(self.edge_offsets[index], n_edges)
+        first = np.repeat(n_atoms.cumsum() - n_atoms, n_edges)
+        ghost = int(n_atoms.sum())
+        ends = np.full((2, size_e), ghost)
+        ends[:, : len(edges)] = self.edge_index[:, edges] + first
+        vectors = np.zeros((size_e, 3))
+        vectors[:, 0] = 2.0 * self.cutoff
+        vectors[: len(edges)] = self.vectors[edges]
+
+        def fill(rows: NDArray, size: int, value: float = 0.0) -> NDArray:
+            out = np.full((size, *rows.shape[1:]), value, dtype=rows.dtype)
+            out[: len(rows)] = rows
+            return out
+
+        def real(array: NDArray) -> Tensor:
+            return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+
+        def whole(array: NDArray) -> Tensor:
+            return torch.as_tensor(array, dtype=torch.int64, device=self.device)
+
+        return Batch(
+            edges=real(vectors),
+            species=whole(fill(self.species[atoms], size_n)),
+            center=whole(ends[0]),
+            neighbor=whole(ends[1]),
+            system=whole(fill(np.repeat(np.arange(len(index)), n_atoms), size_n, n_systems - 1)),
+            n_atoms=real(fill(n_atoms.astype(float), n_systems, 1.0)),
+            energy=real(fill(self.energy[index], n_systems)),
+            forces=real(fill(self.forces[atoms], size_n)),
+            dipole=real(fill(self.dipole[index], n_systems)),
+            has_energy=real(fill(self.has_energy[index].astype(float), n_systems)),
+            has_forces=real(fill(np.repeat(self.has_forces[index], n_atoms).astype(float), size_n)),
+            has_dipole=real(fill(self.has_dipole[index].astype(float), n_systems)),
+        )
+
+
+def _label(
+    data: DataSet, name: str, shape: tuple[int, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Values with zeros where absent (never NaN: they are masked by product), and presence."""
+    if name not in data.labels:
+        return np.zeros(shape), np.zeros(len(data), dtype=bool)
+    label = data.labels[name]
+    return np.nan_to_num(label.values), label.present

@@ -1,0 +1,49 @@
+"""Checkpoints: all state of a run as safetensors with a JSON header, no pickle."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "npcalc checkpoint 1"
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Writes a checkpoint; the file appears only when it is complete.
+
+    Args:
+        path: File to write.
+        tensors: Weights and optimizer state by name.
+        state: What JSON can hold: epoch, best error and so on.
+    """
+    partial = path.with_name(path.name + ".partial")
+    copies = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+    save_file(copies, partial, metadata={"format": FORMAT, "state": json.dumps(state)})
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Args:
+        path: File that `save_checkpoint` wrote.
+
+    Returns:
+        Tensors and state.
+
+    Raises:
+        ValueError: The file is no complete checkpoint of this format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start anew") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this version: {metadata.get('format')}")
+    return tensors, json.loads(metadata["state"])

@@ -1,0 +1,219 @@
+"""The training configuration: typed, checked, and helpful about misspelt keys."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..model import ModelConfig
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Where the structures come from.
+
+    Attributes:
+        train: File of training (and, if ``validation`` is not given, validation) structures.
+        validation: File of validation structures.
+        test: File of test structures, evaluated once at the end.
+        n_train: How many of ``train`` to train on; all that are not validated on by default.
+        n_validation: How many of ``train`` to validate on, without a ``validation`` file.
+        split_seed: Seed of the random split.
+        split_file: Text file with indices to train on, one a line, instead of a random split;
+            the structures it does not name are validated on, ``n_validation`` of them at most.
+        keys: Key of each label in the files.
+        reference_energies: ``fit``, or the energy of each isolated atom in eV by symbol.
+    """
+
+    train: Path
+    validation: Path | None = None
+    test: Path | None = None
+    n_train: int | None = Field(None, ge=1)
+    n_validation: int = Field(50, ge=1)
+    split_seed: int = 0
+    split_file: Path | None = None
+    keys: dict[str, str] | None = None
+    reference_energies: Literal["fit"] | dict[str, float] = "fit"
+
+
+class LossConfig(_Section):
+    """Weights of the terms; a weight of 0 leaves the label out.
+
+    The energy enters per atom. Forces and dipoles enter by component, in eV/A and e*A.
+
+    Attributes:
+        energy: Weight of the energy term.
+        forces: Weight of the force term.
+        dipole: Weight of the dipole term.
+        form: ``mse``, ``mae`` or ``huber``.
+        delta: Where ``huber`` turns linear, in the units of each error.
+    """
+
+    energy: float = Field(1.0, ge=0.0)
+    forces: float = Field(1.0, ge=0.0)
+    dipole: float = Field(1.0, ge=0.0)
+    form: Literal["mse", "mae", "huber"] = "mse"
+    delta: float = Field(0.01, gt=0.0)
+
+
+class OptimizerConfig(_Section):
+    """How the weights are found.
+
+    Attributes:
+        epochs: Passes over the training structures.
+        batch_size: Structures of a step, over all processes.
+        learning_rate: Largest learning rate.
+        final_learning_rate: At the end of the cosine, as a fraction of the largest.
+        warmup_steps: Steps of linear increase.
+        weight_decay: Of AdamW.
+        clip: Largest norm of the gradient.
+        ema: Decay of the moving average of the weights, which is what is validated and exported.
+        seed: Of initial weights and the order of structures.
+        compile: ``auto`` (where a compiler is found) or false.
+        validate_every: Epochs between validations.
+        checkpoint_every: Epochs between checkpoints.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads, all by default.
+    """
+
+    epochs: int = Field(500, ge=1)
+    batch_size: int = Field(10, ge=1)
+    learning_rate: float = Field(1e-3, gt=0.0)
+    final_learning_rate: float = Field(0.01, ge=0.0, le=1.0)
+    warmup_steps: int = Field(200, ge=0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    clip: float = Field(10.0, gt=0.0)
+    ema: float = Field(0.999, ge=0.0, lt=1.0)
+    seed: int = 0
+    compile: Literal["auto", False] = "auto"
+    validate_every: int = Field(5, ge=1)
+    checkpoint_every: int = Field(5, ge=1)
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+
+
+class CardText(_Section):
+    """What the card of the exported potential says beside what can be measured."""
+
+    description: str = ""
+    level_of_theory: str = ""
+    data_origin: str = ""
+    license: str = ""
+    citation: str = ""
+
+
+class TrainConfig(_Section):
+    """A whole training run.
+
+    Attributes:
+        name: Name of the potential; it is exported as ``<output>/<name>.pt``.
+        output: Folder of checkpoints, logs and the potential.
+        model: The network.
+        data: The structures.
+        loss: The loss.
+        training: The optimizer.
+        card: Text of the card.
+    """
+
+    name: str = "potential"
+    output: Path
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig = LossConfig()
+    training: OptimizerConfig = OptimizerConfig()
+    card: CardText = CardText()
+
+
+class ConfigError(ValueError):
+    """The configuration is not valid; the message lists each problem and how to mend it."""
+
+
+def load_config(path: str | os.PathLike[str]) -> TrainConfig:
+    """Reads a YAML configuration.
+
+    Relative paths of data are relative to the folder of the file; the output folder is relative
+    to the working directory.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigError: It is not valid.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise FileNotFoundError(f"no configuration {os.fspath(path)!r}")
+    try:
+        raw = yaml.safe_load(source.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{source} holds no mapping of keys to values")
+    config = parse_config(raw, str(source))
+    base = source.parent
+    data = config.data
+    moved = {
+        key: base / value
+        for key in ("train", "validation", "test", "split_file")
+        if (value := getattr(data, key)) is not None
+    }
+    return config.model_copy(update={"data": data.model_copy(update=moved)})
+
+
+def parse_config(raw: dict[str, Any], origin: str = "configuration") -> TrainConfig:
+    """Checks a configuration given as nested dictionaries.
+
+    Args:
+        raw: Keys and values.
+        origin: Where they are from, for messages.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: It is not valid; unknown keys are named with the nearest known key.
+    """
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = [_explain(e) for e in error.errors()]
+        raise ConfigError(f"{origin}: " + "; ".join(problems)) from error
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
+        hint = f", the nearest known key is {near[0]!r}" if near else ""
+        return f"unknown key {where!r}{hint}"
+    if error["type"] == "missing":
+        return f"{where!r} is missing"
+    return f"{where!r}: {error['msg']}, got {error['input']!r}"
+
+
+def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
+    """Keys of the section at this place of the configuration."""
+    section: type[BaseModel] = TrainConfig
+    for part in parents:
+        if section is ModelConfig and part == "host":
+            continue
+        from ..nn.hosts import HOSTS
+
+        if part in HOSTS:
+            section = HOSTS[str(part)][0]
+            continue
+        annotation = section.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return list(section.model_fields)

@@ -1,0 +1,117 @@
+"""From a finished run to a potential with its card."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from ase.formula import Formula
+
+from .._version import __version__
+from ..conventions import FIELDS
+from ..data import DataSet
+from ..potential import Card, Potential, properties_of
+from .loss import Errors
+from .trainer import Trainer
+
+
+def export(trainer: Trainer, overwrite: bool = False) -> Path:
+    """Evaluates the best weights of a run on all splits and writes the potential.
+
+    Args:
+        trainer: A run that has made at least one validation.
+        overwrite: Whether an existing potential may be replaced.
+
+    Returns:
+        Path of the potential, ``<output>/<name>.pt``.
+
+    Raises:
+        FileExistsError: The file exists.
+    """
+    errors = {split: trainer.errors(split) for split in ("validation", "test") if split in trainer.splits}
+    trainer.write_summary(errors)
+    target = trainer.output / f"{trainer.config.name}.pt"
+    card = make_card(trainer, errors)
+    weights = dict(trainer.best_model().named_parameters())
+    Potential(card, weights, device="cpu").save(target, overwrite)
+    return target
+
+
+def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
+    """The card of a run's potential.
+
+    Args:
+        trainer: The run.
+        errors: Errors by split.
+
+    Returns:
+        The card.
+    """
+    config, text = trainer.config, trainer.config.card
+    train = trainer.splits["train"]
+    return Card(
+        name=config.name,
+        model=trainer.model_config,
+        scale=trainer.scale,
+        reference_energies=tuple(trainer.reference),
+        properties=properties_of(trainer.model_config),
+        units={k: v.unit for k, v in FIELDS.items()},
+        composition=common_formula(train),
+        displacement_range=displacement_range(trainer),
+        errors={
+            split: {k: None if np.isnan(v) else v for k, v in e._asdict().items()}
+            for split, e in errors.items()
+        },
+        data={
+            "origin": text.data_origin,
+            "level_of_theory": text.level_of_theory,
+            "n_train": len(train),
+            "n_validation": len(trainer.splits["validation"]),
+            "n_test": len(trainer.splits["test"]) if "test" in trainer.splits else 0,
+            "sha256_train": train.sha256(),
+            "epochs": trainer.state["epoch"],
+            "best_epoch": trainer.state["best_epoch"],
+            "reference_energies": _reference_note(train, config.data.reference_energies == "fit"),
+        },
+        description=text.description,
+        license=text.license,
+        citation=text.citation,
+        versions={"npcalc": __version__, "torch": torch.__version__.split("+")[0]},
+    )
+
+
+def _reference_note(train: DataSet, fitted: bool) -> str:
+    if not fitted:
+        return "given"
+    if common_formula(train):
+        return "least squares; one composition fixes only their sum over the formula, not each"
+    return "least squares"
+
+
+def common_formula(data: DataSet) -> str:
+    """Hill formula that all structures share, or an empty string."""
+    offsets = data.offsets
+    first = np.sort(data.numbers[: offsets[1]])
+    if (data.n_atoms != data.n_atoms[0]).any():
+        return ""
+    if (np.sort(data.numbers.reshape(len(data), -1), axis=1) != first).any():
+        return ""
+    return Formula.from_list([chemical_symbols[z] for z in first]).format("hill")
+
+
+def displacement_range(trainer: Trainer) -> dict[str, float]:
+    """Largest displacement of each element in Angstrom over the training structures."""
+    model = trainer.best_model()
+    largest = {z: 0.0 for z in trainer.elements}
+    if model.n_points == 0:
+        return {}
+    with torch.no_grad():
+        for batch in trainer.batches["train"].ordered():
+            fields = (batch.edges, batch.species, batch.center, batch.neighbor)
+            d = model(*(f.cpu() for f in fields)).displacement.norm(dim=-1).amax(dim=1)
+            real = batch.system.cpu() < batch.n_atoms.shape[0] - 1
+            for k, z in enumerate(trainer.elements):
+                mine = d[real & (batch.species.cpu() == k)]
+                if len(mine):
+                    largest[z] = max(largest[z], float(mine.max()))
+    return {chemical_symbols[z]: round(v, 6) for z, v in largest.items()}

@@ -1,0 +1,336 @@
+"""The trainer: one run from a configuration to averaged weights, resumable at every checkpoint."""
+
+import csv
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from ..data import DataSet, fit_reference_energies, random_split, read_data
+from ..conventions import FIELDS
+from ..model import ModelConfig, PolarizedModel
+from ..potential.derivatives import EdgePotential
+from .batches import Batches
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import DataConfig, TrainConfig
+from .distributed import Processes
+from .loss import Errors, LossModule
+
+COLUMNS = ("epoch", "step", "learning_rate", "train_loss", *Errors._fields, "seconds")
+
+
+def load_splits(config: DataConfig) -> dict[str, DataSet]:
+    """Reads the files and splits them.
+
+    Args:
+        config: Where they are.
+
+    Returns:
+        Data sets ``train``, ``validation`` and, if a file is given, ``test``.
+
+    Raises:
+        ValueError: The sizes asked for do not fit.
+    """
+    whole = read_data(config.train, config.keys)
+    splits = {}
+    if config.validation is not None:
+        splits["validation"] = read_data(config.validation, config.keys)
+        n = config.n_train or len(whole)
+        splits["train"] = whole.subset(random_split(len(whole), [n], config.split_seed)[0])
+    elif config.split_file is not None:
+        train = np.loadtxt(config.split_file, dtype=np.int64, ndmin=1)
+        rest = np.setdiff1d(np.arange(len(whole)), train)[: config.n_validation]
+        splits = {"train": whole.subset(train), "validation": whole.subset(rest)}
+    else:
+        n = config.n_train or len(whole) - config.n_validation
+        parts = random_split(len(whole), [n, config.n_validation], config.split_seed)
+        splits = {"train": whole.subset(parts[0]), "validation": whole.subset(parts[1])}
+    if config.test is not None:
+        splits["test"] = read_data(config.test, config.keys)
+    return splits
+
+
+class Trainer:
+    """Trains a potential.
+
+    Making it reads the data and, where the output folder holds a checkpoint of the same
+    configuration, takes up the run from there; the continued run is identical to one that was
+    never interrupted.
+
+    Args:
+        config: The run.
+
+    Raises:
+        ValueError: A label with a weight is in no structure, the data does not fit the model, or
+            the output folder holds another run.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        opt = config.training
+        if opt.threads is not None:
+            torch.set_num_threads(opt.threads)
+        cuda = opt.device == "auto" and torch.cuda.is_available()
+        self.device = "cuda" if cuda else "cpu" if opt.device == "auto" else opt.device
+        self.processes = Processes(self.device)
+        self.splits = load_splits(config.data)
+        self._check_labels()
+        self.elements = self._elements()
+        self.reference = self._reference_energies()
+        self.model_config = self._complete_model_config()
+        self.batches = {name: self._batches(data) for name, data in self.splits.items()}
+        self.scale = self._scale()
+        torch.manual_seed(opt.seed)
+        self.potential = EdgePotential(PolarizedModel(self.model_config), self.scale).to(self.device)
+        self.loss = LossModule(self.potential, config.loss, opt.compile == "auto")
+        self.weights: list[Tensor] = list(self.potential.parameters())
+        self.averages = [p.detach().clone() for p in self.weights]
+        self.best = [p.clone() for p in self.averages]
+        self.optimizer = torch.optim.AdamW(
+            self.weights, lr=opt.learning_rate, weight_decay=opt.weight_decay, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate)
+        self.state: dict[str, Any] = {"epoch": 0, "step": 0, "best": math.inf, "best_epoch": 0, "seconds": 0.0}
+        self.output = Path(config.output)
+        self.checkpoint = self.output / "checkpoint.safetensors"
+        self.log = self.output / "log.csv"
+        self._start_or_resume()
+
+    def _check_labels(self) -> None:
+        weights = {"energy": "energy", "forces": "forces", "dipole": "dipole"}
+        for name, key in weights.items():
+            if getattr(self.config.loss, key) > 0.0:
+                if name == "dipole" and not self.config.model.dipole:
+                    raise ValueError("loss.dipole > 0 needs model.dipole: true; set one of them")
+                self.splits["train"].require(name)
+
+    def _elements(self) -> list[int]:
+        if self.config.model.elements:
+            return [atomic_numbers[e] for e in self.config.model.elements]
+        return self.splits["train"].elements
+
+    def _reference_energies(self) -> list[float]:
+        given = self.config.data.reference_energies
+        if given == "fit":
+            if self.config.loss.energy == 0.0:
+                return [0.0] * len(self.elements)
+            fitted = fit_reference_energies(self.splits["train"])
+            return [fitted.get(z, 0.0) for z in self.elements]
+        missing = [chemical_symbols[z] for z in self.elements if chemical_symbols[z] not in given]
+        if missing:
+            raise ValueError(f"data.reference_energies has no value for {', '.join(missing)}")
+        return [given[chemical_symbols[z]] for z in self.elements]
+
+    def _complete_model_config(self) -> ModelConfig:
+        symbols = tuple(chemical_symbols[z] for z in self.elements)
+        raw = self.config.model.model_dump() | {"elements": symbols}
+        config = ModelConfig.model_validate(raw)
+        if "n_neighbors" in self.config.model.model_fields_set:
+            return config
+        trial = Batches(
+            self.splits["train"], self.elements, config.cutoff, self.reference, self.formal, 1
+        )
+        return config.model_copy(update={"n_neighbors": trial.mean_neighbors})
+
+    @property
+    def formal(self) -> list[float]:
+        """Formal charge of each element in e."""
+        model = self.config.model
+        use = model.formal_charges if model.charges != "none" else {}
+        return [use.get(chemical_symbols[z], 0.0) for z in self.elements]
+
+    def _batches(self, data: DataSet) -> Batches:
+        size = -(-self.config.training.batch_size // self.processes.count)
+        cutoff = self.model_config.cutoff
+        return Batches(data, self.elements, cutoff, self.reference, self.formal, size, self.device)
+
+    def _scale(self) -> float:
+        """Root mean square force times 1 A, so that the network's energies are of order one."""
+        label = self.splits["train"].labels.get("forces")
+        if label is None or not label.present.any():
+            return 1.0
+        return float(np.sqrt(np.nanmean(label.values**2)))
+
+    def _learning_rate(self, step: int) -> float:
+        opt = self.config.training
+        warm = min(1.0, (step + 1) / max(opt.warmup_steps, 1))
+        total = opt.epochs * self.steps_per_epoch
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(step / total, 1.0)))
+        return warm * (opt.final_learning_rate + (1.0 - opt.final_learning_rate) * cosine)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass; structures that do not fill a batch wait for the next epoch."""
+        return max(len(self.splits["train"]) // self.config.training.batch_size, 1)
+
+    def _start_or_resume(self) -> None:
+        stored = self.output / "config.json"
+        text = self.config.model_dump_json(indent=1)
+        if self.checkpoint.exists():
+            if stored.exists() and stored.read_text() != text:
+                raise ValueError(
+                    f"{self.output} holds a run with another configuration: compare {stored}, or "
+                    f"give another output folder"
+                )
+            self._resume()
+            return
+        if self.processes.first:
+            self.output.mkdir(parents=True, exist_ok=True)
+            stored.write_text(text)
+            with self.log.open("w", newline="") as file:
+                csv.writer(file).writerow(COLUMNS)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that a continued run needs, by name."""
+        tensors = {}
+        for i, name in enumerate(self.loss.names):
+            tensors[f"weight.{name}"] = self.weights[i]
+            tensors[f"average.{name}"] = self.averages[i]
+            tensors[f"best.{name}"] = self.best[i]
+            for key, value in self.optimizer.state.get(self.weights[i], {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        return tensors
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        if self.processes.first:
+            save_checkpoint(self.checkpoint, self._tensors(), self.state)
+
+    def _resume(self) -> None:
+        tensors, self.state = load_checkpoint(self.checkpoint)
+        with torch.no_grad():
+            for i, name in enumerate(self.loss.names):
+                self.weights[i].copy_(tensors[f"weight.{name}"])
+                self.averages[i].copy_(tensors[f"average.{name}"])
+                self.best[i].copy_(tensors[f"best.{name}"])
+                self.optimizer.state[self.weights[i]] = {
+                    key: tensors[f"optimizer.{key}.{name}"]
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"optimizer.{key}.{name}" in tensors
+                }
+        self.schedule.last_epoch = self.state["step"]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.training.learning_rate * self._learning_rate(self.state["step"])
+        if self.processes.first:
+            self._cut_log(self.state["epoch"])
+
+    def _cut_log(self, epoch: int) -> None:
+        """Drops the rows after the checkpoint, which the continued run writes again."""
+        with self.log.open(newline="") as file:
+            rows = list(csv.reader(file))
+        kept = [rows[0]] + [r for r in rows[1:] if r and int(r[0]) <= epoch]
+        partial = self.log.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            csv.writer(file).writerows(kept)
+        os.replace(partial, self.log)
+
+    def run(self, progress: bool = True) -> None:
+        """Trains to the last epoch, with checkpoints on the way.
+
+        Args:
+            progress: Whether to show a bar.
+        """
+        opt = self.config.training
+        module = self.processes.wrap(self.loss)
+        show = progress and self.processes.first
+        bar = tqdm(range(self.state["epoch"], opt.epochs), initial=self.state["epoch"],
+                   total=opt.epochs, desc=self.config.name, unit="epoch", disable=not show)
+        for epoch in bar:
+            began = time.perf_counter()
+            train_loss = self._epoch(module, epoch)
+            self.state["epoch"] = epoch + 1
+            last = epoch + 1 == opt.epochs
+            self.state["seconds"] += time.perf_counter() - began
+            if last or (epoch + 1) % opt.validate_every == 0:
+                errors = self._validate(train_loss)
+                bar.set_postfix_str(
+                    f"F {1e3 * errors.forces_mae:.1f} meV/A, E {1e3 * errors.energy_mae:.1f} meV"
+                )
+            if last or (epoch + 1) % opt.checkpoint_every == 0:
+                self.save()
+
+    def _epoch(self, module: torch.nn.Module, epoch: int) -> float:
+        """One pass over the data; returns the mean loss."""
+        opt = self.config.training
+        batches = self.batches["train"]
+        # The order depends on seed and epoch alone, so a continued run needs no generator state.
+        order = np.random.default_rng([opt.seed, epoch]).permutation(len(batches.n_atoms))
+        total = 0.0
+        for k in range(self.steps_per_epoch):
+            index = order[k * opt.batch_size : (k + 1) * opt.batch_size]
+            mine = index[self.processes.rank :: self.processes.count]
+            self.optimizer.zero_grad(set_to_none=True)
+            loss, _ = module(*batches.make(mine))
+            self.processes.backward(loss)
+            torch.nn.utils.clip_grad_norm_(self.weights, opt.clip, error_if_nonfinite=True)
+            self.optimizer.step()
+            self.schedule.step()
+            self.state["step"] += 1
+            step = self.state["step"]
+            decay = min(opt.ema, (1.0 + step) / (10.0 + step))
+            with torch.no_grad():
+                get_ema_multi_avg_fn(decay)(self.averages, [p.detach() for p in self.weights], step)
+            total += float(loss.detach())
+        return total / self.steps_per_epoch
+
+    def errors(self, split: str, weights: list[Tensor] | None = None) -> Errors:
+        """Errors on a split.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            weights: Weights to use, the best averaged ones by default.
+
+        Returns:
+            The errors.
+        """
+        use = self.best if weights is None else weights
+        total = torch.zeros(3, 3, dtype=torch.float64, device=self.device)
+        with torch.no_grad() if self.loss.compile else torch.enable_grad():
+            for k, batch in enumerate(self.batches[split].ordered()):
+                if k % self.processes.count == self.processes.rank:
+                    total += self.loss.evaluate(use, batch)[1]
+        return Errors.from_sums(self.processes.sum(total))
+
+    def _validate(self, train_loss: float) -> Errors:
+        errors = self.errors("validation", self.averages)
+        c = self.config.loss
+        score = c.forces * errors.forces_mae
+        score += c.dipole * errors.dipole_mae if c.dipole > 0.0 else 0.0
+        score += c.energy * errors.energy_mae if c.forces == 0.0 else 0.0
+        if score < self.state["best"]:
+            self.state["best"] = score
+            self.state["best_epoch"] = self.state["epoch"]
+            self.best = [p.clone() for p in self.averages]
+        if self.processes.first:
+            lr = self.schedule.get_last_lr()[0]
+            row = [self.state["epoch"], self.state["step"], f"{lr:.3e}", f"{train_loss:.6e}"]
+            row += [f"{e:.6e}" for e in errors] + [f"{self.state['seconds']:.1f}"]
+            with self.log.open("a", newline="") as file:
+                csv.writer(file).writerow(row)
+        return errors
+
+    def best_model(self) -> PolarizedModel:
+        """A model with the best averaged weights, in evaluation mode on the CPU."""
+        model = PolarizedModel(self.model_config)
+        names = [name.removeprefix("model.") for name in self.loss.names]
+        model.load_state_dict(
+            dict(zip(names, (b.cpu() for b in self.best), strict=True)), strict=False
+        )
+        return model.eval()
+
+    def write_summary(self, errors: dict[str, Errors]) -> None:
+        """Writes ``summary.json`` with the state and the final errors by split."""
+        summary = {"state": self.state, "errors": {k: v._asdict() for k, v in errors.items()},
+                   "units": {k: FIELDS[k].unit for k in ("energy", "forces", "dipole")}}
+        partial = self.output / "summary.json.partial"
+        partial.write_text(json.dumps(summary, indent=1))
+        os.replace(partial, self.output / "summary.json")
