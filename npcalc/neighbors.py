@@ -107,6 +107,11 @@ class VerletList:
             self.n_searches += 1
         return self._edges
 
+    def reset(self) -> None:
+        """Forgets the list, so that the next call searches."""
+        self._edges = None
+        self._built_at = None
+
     def _moved(self, positions: Array, cell: Array, pbc: NDArray[np.bool_]) -> bool:
         assert self._built_at is not None
         old_positions, old_cell, old_pbc = self._built_at

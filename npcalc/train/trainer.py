@@ -174,20 +174,37 @@ class Trainer:
 
     def _start_or_resume(self) -> None:
         stored = self.output / "config.json"
-        text = self.config.model_dump_json(indent=1)
         if self.checkpoint.exists():
-            if stored.exists() and stored.read_text() != text:
-                raise ValueError(
-                    f"{self.output} holds a run with another configuration: compare {stored}, or "
-                    f"give another output folder"
-                )
+            if stored.exists():
+                self._check_same(stored)
             self._resume()
-            return
-        if self.processes.first:
+        elif self.processes.first:
             self.output.mkdir(parents=True, exist_ok=True)
-            stored.write_text(text)
             with self.log.open("w", newline="") as file:
                 csv.writer(file).writerow(COLUMNS)
+        if self.processes.first:
+            stored.write_text(self.config.model_dump_json(indent=1))
+
+    def _check_same(self, stored: Path) -> None:
+        """Refuses to go on with another configuration.
+
+        The number of epochs may change (the schedule of the learning rate follows it), as may what
+        has no influence on the weights: paths, texts and how often to validate or save.
+        """
+        free: Any = {
+            "output": True,
+            "card": True,
+            "data": {"train", "validation", "test", "split_file"},
+            "training": {"epochs", "validate_every", "checkpoint_every", "threads"},
+        }
+        old = TrainConfig.model_validate_json(stored.read_text()).model_dump(exclude=free)
+        new = self.config.model_dump(exclude=free)
+        if old != new:
+            changed = [key for key in new if old[key] != new[key]]
+            raise ValueError(
+                f"{self.output} holds a run with another {changed[0]!r}: compare {stored}, or give "
+                f"another output folder"
+            )
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that a continued run needs, by name."""

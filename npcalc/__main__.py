@@ -1,0 +1,5 @@
+"""``python -m npcalc``."""
+
+from .cli import app
+
+app()

@@ -1,0 +1,210 @@
+"""Molecular dynamics with ASE's integrators, written to an HDF5 trajectory."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.constraints import FixCom
+from ase.md.langevin import Langevin
+from ase.md.md import MolecularDynamics
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.verlet import VelocityVerlet
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
+
+from ..conventions import FS, KB
+from .trajectory import Trajectory, TrajectoryError
+
+
+class MDSettings(BaseModel):
+    """A run of molecular dynamics.
+
+    Attributes:
+        ensemble: ``langevin`` (NVT) or ``nve``.
+        timestep_fs: Time step in fs.
+        temperature_K: Temperature in K; for ``nve`` that of the initial velocities.
+        friction_per_ps: Langevin friction in 1/ps. It broadens lines of a spectrum by
+            friction / (2 pi c), 5.3 1/cm for 1/ps.
+        seed: Of initial velocities and the thermostat.
+        strides: Steps between two values of each quantity.
+        block: Steps between two flushes; a killed run loses no more than that.
+        fix_center_of_mass: Whether the centre of mass rests; it is one molecule or a periodic cell.
+        max_temperature_K: Above it the run has exploded and is stopped.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ensemble: Literal["langevin", "nve"] = "langevin"
+    timestep_fs: float = Field(0.5, gt=0.0)
+    temperature_K: float = Field(300.0, ge=0.0)
+    friction_per_ps: float = Field(1.0, ge=0.0)
+    seed: int = 0
+    strides: dict[str, int] = {
+        "positions": 20,
+        "velocities": 100,
+        "dipole": 2,
+        "energy": 10,
+        "kinetic_energy": 10,
+        "temperature": 10,
+    }
+    block: int = Field(2000, ge=1)
+    fix_center_of_mass: bool = True
+    max_temperature_K: float = Field(20000.0, gt=0.0)
+
+
+class MDExploded(RuntimeError):  # noqa: N818 - it is an event, and named so by users
+    """The dynamics left what makes sense; the last frame is saved and named in the message."""
+
+
+def run_md(
+    atoms: Atoms,
+    calculator: Calculator,
+    n_steps: int,
+    path: str | os.PathLike[str],
+    settings: MDSettings | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Atoms:
+    """Runs molecular dynamics to a total number of steps.
+
+    A run that was interrupted and resumed is identical to one that was not.
+
+    Args:
+        atoms: Structure at the start; its momenta are used if it has any, otherwise they are drawn
+            at the temperature. Not changed. Not used when resuming.
+        calculator: Calculator of forces, and of dipoles if they are recorded.
+        n_steps: Steps of the whole run, those before a resume included.
+        path: Trajectory file.
+        settings: Settings; when resuming, those of the file.
+        resume: Whether to go on with an existing file.
+        progress: Whether to show a bar.
+
+    Returns:
+        The last structure, with momenta.
+
+    Raises:
+        FileExistsError: The file exists and ``resume`` is not set.
+        TrajectoryError: The file cannot be continued.
+        MDExploded: The dynamics left what makes sense.
+    """
+    if resume:
+        trajectory = Trajectory(path, "r+")
+        stored = MDSettings.model_validate(trajectory.settings)
+        if settings is not None and settings != stored:
+            trajectory.close()
+            raise TrajectoryError(f"{os.fspath(path)!r} was made with other settings: {stored}")
+        settings = stored
+        first, atoms, generator = trajectory.restart()
+    else:
+        settings = settings or MDSettings()
+        atoms = atoms.copy()
+        first, generator = 0, None
+        trajectory = Trajectory.create(path, atoms, settings.model_dump(), settings.strides)
+    with trajectory:
+        run = _Run(atoms, calculator, trajectory, settings, generator)
+        return run.to(first, n_steps, progress)
+
+
+class _Run:
+    """A run in progress."""
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        calculator: Calculator,
+        trajectory: Trajectory,
+        settings: MDSettings,
+        generator: dict[str, Any] | None,
+    ) -> None:
+        self.atoms, self.trajectory, self.settings = atoms, trajectory, settings
+        self.rng = np.random.default_rng(settings.seed)
+        if settings.fix_center_of_mass and len(atoms) > 1:
+            atoms.set_constraint([*atoms.constraints, FixCom()])
+        if generator is not None:
+            self.rng.bit_generator.state = generator
+        elif not atoms.has("momenta"):
+            MaxwellBoltzmannDistribution(
+                atoms, temperature_K=settings.temperature_K, rng=self.rng
+            )
+            if settings.fix_center_of_mass and len(atoms) > 1:
+                Stationary(atoms)
+        atoms.calc = calculator
+        self.integrator = self._integrator()
+
+    def _integrator(self) -> MolecularDynamics:
+        s = self.settings
+        if s.ensemble == "nve":
+            return VelocityVerlet(self.atoms, timestep=s.timestep_fs * FS)
+        return Langevin(
+            self.atoms,
+            timestep=s.timestep_fs * FS,
+            temperature_K=s.temperature_K,
+            friction=s.friction_per_ps / (1000.0 * FS),
+            fixcm=False,
+            rng=self.rng,
+        )
+
+    def to(self, first: int, last: int, progress: bool) -> Atoms:
+        """Steps from ``first`` to ``last``, recording and flushing."""
+        step = first
+        try:
+            forces = self.atoms.get_forces(md=True)
+            if first == 0:
+                self._record(0)
+            bar = tqdm(total=last, initial=first, desc="MD", unit="step", disable=not progress)
+            with bar:
+                while step < last:
+                    forces = self.integrator.step(forces)
+                    step += 1
+                    self._record(step)
+                    if step % self.settings.block == 0 or step == last:
+                        self._flush(step)
+                        bar.update(step - bar.n)
+                        bar.set_postfix_str(f"{self.atoms.get_temperature():.0f} K")
+        except (ValueError, FloatingPointError) as error:
+            raise self._exploded(step, str(error)) from error
+        return self.atoms
+
+    def _record(self, step: int) -> None:
+        s, atoms = self.settings, self.atoms
+        due = [name for name, stride in s.strides.items() if step % stride == 0]
+        if not due:
+            return
+        getters = {
+            "positions": lambda: atoms.positions.copy(),
+            "velocities": lambda: atoms.get_velocities() * FS,
+            "cell": lambda: atoms.cell.array.copy(),
+            "dipole": atoms.get_dipole_moment,
+            "energy": atoms.get_potential_energy,
+            "kinetic_energy": atoms.get_kinetic_energy,
+            "temperature": atoms.get_temperature,
+        }
+        for name in due:
+            self.trajectory.append(name, step, getters[name]())
+        kinetic = atoms.get_kinetic_energy()
+        temperature = kinetic / (1.5 * KB * len(atoms))
+        if not np.isfinite(temperature) or temperature > s.max_temperature_K:
+            raise ValueError(f"the temperature is {temperature:.0f} K, above {s.max_temperature_K:.0f} K")
+
+    def _flush(self, step: int) -> None:
+        # The edges of a kept neighbor list depend on where it was made, and with them the order of
+        # sums. Making it anew at every block keeps a resumed run identical.
+        neighbors = getattr(self.atoms.calc, "neighbors", None)
+        if neighbors is not None:
+            neighbors.reset()
+        self.trajectory.flush(step, self.atoms, self.rng.bit_generator.state)
+
+    def _exploded(self, step: int, reason: str) -> MDExploded:
+        path = Path(self.trajectory.file.filename)
+        frame = path.with_name(path.stem + "-exploded.xyz")
+        bare = Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        ase.io.write(frame, bare, format="extxyz")
+        return MDExploded(
+            f"the dynamics broke down at step {step} ({step * self.settings.timestep_fs:.1f} fs): {reason}; "
+            f"the frame is saved in {str(frame)!r}, complete blocks are in {str(path)!r}. A smaller time "
+            f"step, a lower temperature or a relaxed start may help"
+        )

@@ -1,0 +1,92 @@
+"""Structures to start from: files and names; relaxation."""
+
+import os
+from pathlib import Path
+
+import ase.io
+from ase import Atoms
+from ase.build import molecule
+from ase.collections import g2
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
+
+ALIASES = {"ethanol": "CH3CH2OH", "methanol": "CH3OH", "water": "H2O"}
+
+
+def read_structure(name_or_path: str | os.PathLike[str]) -> Atoms:
+    """A structure from a file that ASE reads, or by the name of a molecule.
+
+    Args:
+        name_or_path: Path, or a name of ASE's g2 collection such as ``CH3CH2OH``, or ``ethanol``.
+
+    Returns:
+        The structure, the last one of a file.
+
+    Raises:
+        FileNotFoundError: Neither a file nor a known name.
+        ValueError: The file cannot be read.
+    """
+    name = os.fspath(name_or_path)
+    if Path(name).is_file():
+        try:
+            return ase.io.read(name)
+        except Exception as error:
+            raise ValueError(f"{name!r} is not a structure that ASE can read: {error}") from error
+    known = ALIASES.get(name, name)
+    if known in g2.names:
+        return molecule(known)
+    raise FileNotFoundError(
+        f"no structure {name!r}: there is no such file, and it is no molecule of ASE's g2 collection "
+        f"(for example CH3CH2OH) or one of {', '.join(ALIASES)}"
+    )
+
+
+class NotConverged(RuntimeError):  # noqa: N818 - names the outcome
+    """A relaxation reached its last step with larger forces than asked for."""
+
+
+def relax(
+    atoms: Atoms, fmax: float = 1e-3, max_steps: int = 500, cell: bool = False, log: str | None = None
+) -> int:
+    """Relaxes a structure in place with BFGS.
+
+    Args:
+        atoms: Structure with a calculator.
+        fmax: Largest force component norm to stop at, in eV/A.
+        max_steps: Steps to give up after.
+        cell: Whether the cell relaxes too.
+        log: File of ASE's log, ``-`` for standard output, none by default.
+
+    Returns:
+        Steps taken.
+
+    Raises:
+        NotConverged: The forces are still larger than ``fmax``; the structure is that of the last
+            step.
+    """
+    optimizer = BFGS(FrechetCellFilter(atoms) if cell else atoms, logfile=log, maxstep=0.1)
+    if not optimizer.run(fmax=fmax, steps=max_steps):
+        largest = float((atoms.get_forces() ** 2).sum(axis=1).max() ** 0.5)
+        raise NotConverged(
+            f"the relaxation did not converge in {max_steps} steps: the largest force is {largest:.2e} "
+            f"eV/A, wanted {fmax:.2e}; allow more steps or a larger fmax (float32 reaches about 1e-4)"
+        )
+    return int(optimizer.nsteps)
+
+
+def write_structure(path: str | os.PathLike[str], atoms: Atoms) -> None:
+    """Writes a structure and its results; the file appears only when it is complete.
+
+    Args:
+        path: File to write; its ending decides the format.
+        atoms: Structure.
+
+    Raises:
+        FileExistsError: The file exists.
+    """
+    target = Path(path)
+    if target.exists():
+        raise FileExistsError(f"{os.fspath(path)!r} exists: give another name; it is not overwritten")
+    partial = target.with_name(f".partial-{target.name}")
+    ase.io.write(partial, atoms)
+    os.replace(partial, target)

@@ -1,0 +1,245 @@
+"""Trajectories as HDF5: every quantity at its own stride, resumable after a kill.
+
+Layout: ``/<quantity>/values`` (n, ...) and ``/<quantity>/step`` (n,), unit in the attributes of the
+values; ``/atoms`` with numbers, masses, pbc; ``/state`` with two slots of restart data, of which the
+attribute ``current`` names the one that is complete.
+"""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from ..conventions import FIELDS
+
+Array = NDArray[np.float64]
+FORMAT = 1
+QUANTITIES = {
+    "positions": "A",
+    "velocities": "A/fs",
+    "cell": "A",
+    "dipole": "e*A",
+    "energy": "eV",
+    "kinetic_energy": "eV",
+    "temperature": "K",
+}
+
+
+class TrajectoryError(ValueError):
+    """The file is not a trajectory, or not one that can be continued."""
+
+
+class Trajectory:
+    """A trajectory file, open for reading or appending.
+
+    Args:
+        path: File.
+        mode: ``r`` to read, ``r+`` to go on.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TrajectoryError: It is not a trajectory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], mode: str = "r") -> None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no trajectory {os.fspath(path)!r}")
+        try:
+            self.file = h5py.File(path, mode)
+        except OSError as error:
+            raise TrajectoryError(f"{os.fspath(path)!r} is not a readable HDF5 file: {error}") from error
+        if self.file.attrs.get("format") != "npcalc trajectory":
+            self.file.close()
+            raise TrajectoryError(f"{os.fspath(path)!r} is HDF5, but not an npcalc trajectory")
+        self._buffer: dict[str, list[tuple[int, Any]]] = {}
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], atoms: Atoms, settings: dict[str, Any], strides: dict[str, int]
+    ) -> "Trajectory":
+        """Makes a new file.
+
+        Args:
+            path: File to make.
+            atoms: Structure at the start.
+            settings: What JSON can hold: time step in fs (``timestep_fs``), temperature and so on.
+            strides: Steps between two values of each quantity.
+
+        Returns:
+            The file, open for appending.
+
+        Raises:
+            FileExistsError: The file exists.
+        """
+        target = Path(path)
+        if target.exists():
+            raise FileExistsError(
+                f"{os.fspath(path)!r} exists: resume it, or give another name; it is not overwritten"
+            )
+        partial = target.with_name(target.name + ".partial")
+        n = len(atoms)
+        shapes: dict[str, tuple[int, ...]] = {
+            "positions": (n, 3), "velocities": (n, 3), "cell": (3, 3), "dipole": (3,)
+        }
+        with h5py.File(partial, "w") as file:
+            file.attrs["format"] = "npcalc trajectory"
+            file.attrs["version"] = FORMAT
+            file.attrs["settings"] = json.dumps(settings)
+            file.attrs["timestep_fs"] = float(settings["timestep_fs"])
+            group = file.create_group("atoms")
+            group["numbers"] = atoms.numbers
+            group["masses"] = atoms.get_masses()
+            group["masses"].attrs["unit"] = "amu"
+            group["pbc"] = atoms.pbc
+            for name, stride in strides.items():
+                if name not in QUANTITIES:
+                    raise ValueError(f"unknown quantity {name!r}: expected {', '.join(QUANTITIES)}")
+                shape = shapes.get(name, ())
+                rows = max(1, 65536 // (8 * max(int(np.prod(shape)), 1)))
+                group = file.create_group(name)
+                group.attrs["stride"] = stride
+                values = group.create_dataset(
+                    "values", (0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype="f8"
+                )
+                values.attrs["unit"] = QUANTITIES[name]
+                values.attrs["meaning"] = FIELDS[name].meaning if name in FIELDS else name
+                group.create_dataset("step", (0,), maxshape=(None,), chunks=(8192,), dtype="i8")
+            state = file.create_group("state")
+            state.attrs["current"] = -1
+            for slot in ("0", "1"):
+                group = state.create_group(slot)
+                group["positions"] = atoms.positions
+                group["momenta"] = np.zeros((n, 3))
+                group["cell"] = atoms.cell.array
+        os.replace(partial, target)
+        return cls(target, "r+")
+
+    def __enter__(self) -> "Trajectory":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; values that were not flushed are dropped."""
+        self.file.close()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of the run."""
+        return json.loads(self.file.attrs["settings"])
+
+    @property
+    def timestep_fs(self) -> float:
+        """Time step in fs."""
+        return float(self.file.attrs["timestep_fs"])
+
+    @property
+    def quantities(self) -> list[str]:
+        """Names of the quantities."""
+        return [name for name in QUANTITIES if name in self.file]
+
+    def stride(self, name: str) -> int:
+        """Steps between two values of a quantity."""
+        return int(self.file[name].attrs["stride"])
+
+    def values(self, name: str) -> Array:
+        """All values of a quantity, shape (n, ...).
+
+        Raises:
+            KeyError: The trajectory does not have it; the message lists what it has.
+        """
+        if name not in self.quantities:
+            raise KeyError(f"the trajectory has no {name!r}; it has: {', '.join(self.quantities)}")
+        return self.file[name]["values"][...]
+
+    def times_fs(self, name: str) -> Array:
+        """Time of each value of a quantity in fs, shape (n,)."""
+        return self.file[name]["step"][...] * self.timestep_fs
+
+    def atoms(self, index: int = -1) -> Atoms:
+        """Structure at one of the stored positions.
+
+        Args:
+            index: Which of them; the last by default.
+        """
+        cells = self.file["cell"]["values"] if "cell" in self.file else None
+        state = self.file[f"state/{max(int(self.file['state'].attrs['current']), 0)}"]
+        cell = cells[index] if cells is not None and len(cells) else state["cell"][...]
+        return Atoms(
+            self.file["atoms/numbers"][...],
+            self.file["positions"]["values"][index],
+            cell=cell,
+            pbc=self.file["atoms/pbc"][...],
+            masses=self.file["atoms/masses"][...],
+        )
+
+    def append(self, name: str, step: int, value: Any) -> None:
+        """Adds one value of a quantity to the block in memory."""
+        self._buffer.setdefault(name, []).append((step, value))
+
+    def flush(self, step: int, atoms: Atoms, generator: dict[str, Any]) -> None:
+        """Writes the block and the state from which a run can go on.
+
+        Args:
+            step: Steps done.
+            atoms: Structure with momenta.
+            generator: State of the random number generator.
+        """
+        for name, rows in self._buffer.items():
+            group = self.file[name]
+            n = len(group["step"])
+            for key, column in (("step", [r[0] for r in rows]), ("values", [r[1] for r in rows])):
+                data = group[key]
+                data.resize(n + len(rows), axis=0)
+                data[n:] = np.asarray(column)
+        self._buffer = {}
+        state = self.file["state"]
+        slot = 1 - max(int(state.attrs["current"]), 0)
+        group = state[str(slot)]
+        group["positions"][...] = atoms.positions
+        group["momenta"][...] = atoms.get_momenta()
+        group["cell"][...] = atoms.cell.array
+        group.attrs["step"] = step
+        group.attrs["generator"] = json.dumps(generator)
+        self.file.flush()
+        state.attrs["current"] = slot
+        self.file.flush()
+
+    def restart(self) -> tuple[int, Atoms, dict[str, Any]]:
+        """Goes back to the last complete state and drops what came after it.
+
+        Returns:
+            Steps done, structure with momenta, and state of the random number generator.
+
+        Raises:
+            TrajectoryError: The run was stopped before its first block was complete.
+        """
+        current = int(self.file["state"].attrs["current"])
+        if current < 0:
+            raise TrajectoryError(
+                f"{self.file.filename!r} holds no complete block to go on from: delete it and start anew"
+            )
+        group = self.file[f"state/{current}"]
+        step = int(group.attrs["step"])
+        for name in self.quantities:
+            kept = int(np.searchsorted(self.file[name]["step"][...], step, side="right"))
+            for key in ("step", "values"):
+                self.file[name][key].resize(kept, axis=0)
+        atoms = Atoms(
+            self.file["atoms/numbers"][...],
+            group["positions"][...],
+            cell=group["cell"][...],
+            pbc=self.file["atoms/pbc"][...],
+            masses=self.file["atoms/masses"][...],
+            momenta=group["momenta"][...],
+        )
+        return step, atoms, json.loads(group.attrs["generator"])

@@ -1,0 +1,113 @@
+"""Normal modes and harmonic infrared intensities from a Hessian and Born charges."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from ..conventions import INVERSE_CM_PER_EV, KM_PER_MOL
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HarmonicSpectrum:
+    """Normal modes without translations and rotations.
+
+    Attributes:
+        frequencies: 1/cm, ascending, shape (n_modes,); an imaginary one is negative.
+        intensities: km/mol, shape (n_modes,).
+        modes: Mass-weighted unit vectors, shape (n_modes, n_atoms, 3).
+    """
+
+    frequencies: Array
+    intensities: Array
+    modes: Array
+
+    def broadened(self, wavenumbers: Array, width: float = 20.0) -> Array:
+        """Lorentzian lines.
+
+        Args:
+            wavenumbers: Where to evaluate, in 1/cm.
+            width: Full width at half height in 1/cm.
+
+        Returns:
+            Absorption in km/mol per 1/cm, of the shape of ``wavenumbers``.
+        """
+        half = 0.5 * width
+        offset = np.asarray(wavenumbers)[..., None] - self.frequencies
+        return (self.intensities * half / (np.pi * (offset**2 + half**2))).sum(axis=-1)
+
+
+def rigid_motions(atoms: Atoms) -> Array:
+    """Orthonormal mass-weighted translations and, without periodicity, rotations.
+
+    Args:
+        atoms: Structure.
+
+    Returns:
+        Rows, shape (n, 3 n_atoms): 6 for a molecule, 5 for a linear one, 3 for a crystal or an atom.
+    """
+    root = np.sqrt(atoms.get_masses())
+    rows = [np.outer(root, axis).ravel() for axis in np.eye(3)]
+    if not atoms.pbc.any():
+        arms = atoms.positions - atoms.get_center_of_mass()
+        rows += [(root[:, None] * np.cross(axis, arms)).ravel() for axis in np.eye(3)]
+    _, size, vectors = np.linalg.svd(np.array(rows), full_matrices=False)
+    return vectors[size > 1e-6 * size.max()]
+
+
+def harmonic_spectrum(atoms: Atoms, hessian: Array, born_charges: Array) -> HarmonicSpectrum:
+    """Frequencies and infrared intensities of a relaxed structure.
+
+    With mass-weighted normal coordinates Q the intensity is 974.88 km/mol * |d mu/dQ|^2 in e^2/amu.
+
+    Args:
+        atoms: Structure; its masses are used.
+        hessian: Second derivatives in eV/A^2, shape (3 n_atoms, 3 n_atoms).
+        born_charges: ``Z[i, a, b] = d mu_a / d r_(i,b)`` in e, shape (n_atoms, 3, 3).
+
+    Returns:
+        The modes.
+
+    Raises:
+        ValueError: An array has the wrong shape.
+    """
+    n = len(atoms)
+    if hessian.shape != (3 * n, 3 * n) or born_charges.shape != (n, 3, 3):
+        raise ValueError(
+            f"expected a Hessian of shape {(3 * n, 3 * n)} and Born charges of shape {(n, 3, 3)}, got "
+            f"{hessian.shape} and {born_charges.shape}"
+        )
+    root = np.sqrt(np.repeat(atoms.get_masses(), 3))
+    rigid = rigid_motions(atoms)
+    # The rows of the complement span the internal motions.
+    internal = np.linalg.svd(rigid)[2][len(rigid) :]
+    values, vectors = np.linalg.eigh(internal @ (hessian / np.outer(root, root)) @ internal.T)
+    modes = vectors.T @ internal
+    # sqrt(eV/(A^2 amu)) is the inverse of ASE's unit of time, so hbar * omega is in eV.
+    from ase import units
+
+    energy = units._hbar * units.J * units.s * np.sqrt(np.abs(values))  # noqa: SLF001
+    slopes = born_charges.transpose(1, 0, 2).reshape(3, 3 * n) @ (modes / root).T
+    return HarmonicSpectrum(
+        frequencies=np.sign(values) * energy * INVERSE_CM_PER_EV,
+        intensities=KM_PER_MOL * (slopes**2).sum(axis=0),
+        modes=modes.reshape(-1, n, 3),
+    )
+
+
+def calculate_harmonic_spectrum(atoms: Atoms) -> HarmonicSpectrum:
+    """The same with the Hessian and Born charges of the attached `NPCalculator`.
+
+    Args:
+        atoms: Relaxed structure with a calculator.
+
+    Returns:
+        The modes.
+    """
+    calculator: Any = atoms.calc
+    born = calculator.get_born_effective_charges(atoms)
+    return harmonic_spectrum(atoms, calculator.get_hessian(atoms), born)

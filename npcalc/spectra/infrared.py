@@ -1,0 +1,142 @@
+"""Infrared absorption from a dipole trajectory, in absolute units.
+
+    A(nu~) = N_A / (6 c eps0 k_B T) * integral dt <mu'(0) . mu'(t)> exp(-i 2 pi c nu~ t)
+
+is the molar absorption per wavenumber of classical dynamics with the harmonic quantum correction,
+which in this form is complete. The integral is the two-sided power spectrum of mu', summed over the
+components; it is estimated by Welch's method.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.constants import physical_constants
+from scipy.signal import detrend, get_window, welch
+
+from ..conventions import KB, KM_PER_MOL, SPEED_OF_LIGHT_CM_PER_FS
+
+Array = NDArray[np.float64]
+
+# hbar omega / k_B T = wavenumber * this / T
+KELVIN_PER_INVERSE_CM = 100.0 * physical_constants["inverse meter-kelvin relationship"][0]
+AMU_A2_PER_FS2_IN_EV = (
+    physical_constants["atomic mass constant"][0] * 1e10 / physical_constants["elementary charge"][0]
+)
+
+CORRECTIONS: dict[str, Callable[[Array], Array]] = {
+    "harmonic": lambda x: np.ones_like(x),
+    "none": lambda x: -np.expm1(-x) / x,
+    "standard": lambda x: -2.0 * np.expm1(-x) / (x * (1.0 + np.exp(-x))),
+    "schofield": lambda x: np.exp(0.5 * x) * -np.expm1(-x) / x,
+}
+"""Factor of each quantum correction relative to the harmonic one, of x = hbar omega / k_B T.
+
+With Q the correction of the classical line shape and A proportional to omega (1 - exp(-x)) Q C(omega):
+``harmonic`` x / (1 - exp(-x)), ``none`` 1, ``standard`` 2 / (1 + exp(-x)), ``schofield`` exp(x / 2).
+"""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """An absorption spectrum.
+
+    Attributes:
+        wavenumbers: 1/cm, shape (n,), ascending from 0.
+        absorption: Molar napierian absorption in km/mol per 1/cm, shape (n,).
+        error: Standard error of the absorption from independent blocks, shape (n,).
+        resolution: Width in 1/cm that the window and the segment length give to a sharp line.
+    """
+
+    wavenumbers: Array
+    absorption: Array
+    error: Array
+    resolution: float
+
+    def band(self, low: float, high: float) -> tuple[float, float]:
+        """Intensity of a band in km/mol and its standard error.
+
+        Args:
+            low: Lower end in 1/cm.
+            high: Upper end in 1/cm.
+        """
+        inside = (self.wavenumbers >= low) & (self.wavenumbers < high)
+        step = float(self.wavenumbers[1] - self.wavenumbers[0])
+        # Errors of neighboring points are not independent within the resolution.
+        correlated = max(1.0, self.resolution / step)
+        error = math.sqrt(float((self.error[inside] ** 2).sum()) * correlated) * step
+        return float(self.absorption[inside].sum()) * step, error
+
+
+def infrared_spectrum(
+    dipoles: Array,
+    interval_fs: float,
+    temperature_K: float,
+    resolution: float = 10.0,
+    window: str = "hann",
+    correction: str = "harmonic",
+    n_blocks: int = 5,
+) -> Spectrum:
+    """Infrared spectrum of a dipole trajectory.
+
+    Args:
+        dipoles: Total dipole in e*A at even intervals, continuous in time, shape (n, 3).
+        interval_fs: Time between two dipoles in fs; it bounds the spectrum at 1 / (2 c interval).
+        temperature_K: Temperature of the run in K.
+        resolution: Width of a sharp line in 1/cm; the smaller, the noisier.
+        window: Any window of ``scipy.signal.get_window``.
+        correction: Quantum correction, one of `CORRECTIONS`.
+        n_blocks: Blocks for the standard error.
+
+    Returns:
+        The spectrum.
+
+    Raises:
+        ValueError: The trajectory is too short for the resolution, not finite, or an option is
+            unknown.
+    """
+    dipoles = np.asarray(dipoles, dtype=float)
+    if dipoles.ndim != 2 or dipoles.shape[1] != 3:
+        raise ValueError(f"dipoles: expected shape (n, 3), got {dipoles.shape}")
+    if not np.isfinite(dipoles).all():
+        raise ValueError("dipoles: some are NaN or infinite")
+    if correction not in CORRECTIONS:
+        raise ValueError(f"unknown correction {correction!r}: expected one of {', '.join(CORRECTIONS)}")
+    if temperature_K <= 0.0 or interval_fs <= 0.0:
+        raise ValueError(f"expected positive temperature and interval, got {temperature_K}, {interval_fs}")
+    shape = get_window(window, 1024)
+    # Equivalent noise bandwidth of the window in units of one frequency bin.
+    bandwidth = len(shape) * float((shape**2).sum() / shape.sum() ** 2)
+    length = round(bandwidth / (resolution * SPEED_OF_LIGHT_CM_PER_FS * interval_fs))
+    rates = np.diff(dipoles, axis=0) / interval_fs
+    n_blocks = min(n_blocks, len(rates) // max(length, 1))
+    if length < 8 or n_blocks < 2:
+        needed = 2 * length * interval_fs / 1000.0
+        raise ValueError(
+            f"{len(dipoles)} dipoles at {interval_fs} fs are too few for a resolution of {resolution} "
+            f"1/cm: {needed:.1f} ps are needed at least, or a coarser resolution"
+        )
+    blocks = []
+    for block in np.array_split(rates, n_blocks):
+        frequency, power = welch(
+            detrend(block, axis=0, type="constant"), fs=1.0 / interval_fs, window=window, nperseg=length,
+            nfft=4 * length, axis=0, detrend=False, return_onesided=True, scaling="density",
+        )
+        blocks.append(0.5 * power.sum(axis=1))
+    wavenumbers = frequency / SPEED_OF_LIGHT_CM_PER_FS
+    # A difference over one interval is the mean of the derivative over it, which damps fast motion.
+    damping = np.sinc(frequency * interval_fs) ** 2
+    x = wavenumbers * KELVIN_PER_INVERSE_CM / temperature_K
+    factor = np.ones_like(x)
+    factor[1:] = CORRECTIONS[correction](x[1:])
+    # N_A / (6 c eps0) = 2 c KM_PER_MOL amu / e^2, with powers in (e A/fs)^2 fs
+    unit = 2.0 * KM_PER_MOL * SPEED_OF_LIGHT_CM_PER_FS * AMU_A2_PER_FS2_IN_EV / (KB * temperature_K)
+    spectra = np.array(blocks) * factor / damping * unit
+    return Spectrum(
+        wavenumbers=wavenumbers,
+        absorption=spectra.mean(axis=0),
+        error=spectra.std(axis=0, ddof=1) / math.sqrt(len(spectra)),
+        resolution=bandwidth / (length * SPEED_OF_LIGHT_CM_PER_FS * interval_fs),
+    )

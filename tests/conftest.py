@@ -1,0 +1,23 @@
+"""Makes `systems` importable, and keeps each test to one thread and its own folder."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def reference_data():
+    """Folder of the reference data beside the project; users do not have it."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("reference data is not there")
+    return folder

@@ -1,0 +1,172 @@
+"""Hosts without polarization against independent implementations with the same weights.
+
+The numbers in ``tests/golden`` were made by the peers themselves with the scripts in
+``benchmarks/golden``.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from e3nn import o3
+
+from npcalc.model import ModelConfig, PolarizedModel
+from npcalc.nn.hosts.nequip import NequIPLayer, path_matrices
+from npcalc.potential.derivatives import EdgePotential
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CUTOFF = 3.5
+ELEMENTS = ("H", "C", "O")
+
+
+def evaluate(model, numbers, positions):
+    """Energy and forces of the raw readout, without the shift by isolated atoms."""
+    potential = EdgePotential(model.eval(), 1.0)
+    model.isolated_energy.zero_()
+    distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    center, neighbor = (torch.tensor(k) for k in np.nonzero((distance < CUTOFF) & (distance > 0)))
+    r = torch.tensor(positions)
+    species = torch.tensor([(1, 6, 8).index(z) for z in numbers])
+    out = potential(r[neighbor] - r[center], species, center, neighbor)
+    return out.energies.sum().item(), out.forces.detach().numpy()
+
+
+def compare(model, file):
+    for k, positions in enumerate(file["positions"]):
+        energy, forces = evaluate(model, file["numbers"], positions)
+        assert energy == pytest.approx(file["energies"][k], rel=1e-10)
+        np.testing.assert_allclose(forces, file["forces"][k], atol=1e-10 * abs(forces).max())
+
+
+def set_weights(module, values):
+    own = dict(module.named_parameters())
+    assert set(own) == set(values)
+    with torch.no_grad():
+        for name, value in values.items():
+            assert own[name].shape == value.shape, name
+            own[name].copy_(torch.as_tensor(value))
+
+
+def test_painn_is_schnetpacks():
+    file = dict(np.load(GOLDEN / "painn_schnetpack.npz"))
+    host = {"name": "painn", "channels": 8, "n_layers": 3, "n_basis": 10, "basis": "gaussian"}
+    config = ModelConfig(
+        host=host, elements=ELEMENTS, cutoff=CUTOFF, envelope="cosine", polarization="none", dipole=False
+    )
+    model = PolarizedModel(config, torch.float64)
+    c = 8
+    # SchNetPack orders the parts of a message scalar, direction, vector; here direction is last.
+    order = np.concatenate([np.arange(c), np.arange(2 * c, 3 * c), np.arange(c, 2 * c)])
+    peer = {k.removeprefix("representation."): v for k, v in file.items() if "representation" in k}
+    values = {"embedding.weight": peer["embedding.weight"]}
+    for n in range(3):
+        for kind in ("weight", "bias"):
+            message, mixing = f"interactions.{n}.interatomic_context_net", f"mixing.{n}"
+            rows = slice(3 * c * n, 3 * c * (n + 1))
+            values |= {
+                f"layers.{n}.phi.0.{kind}": peer[f"{message}.0.{kind}"],
+                f"layers.{n}.phi.2.{kind}": peer[f"{message}.1.{kind}"][order],
+                f"layers.{n}.filter.{kind}": peer[f"filter_net.{kind}"][rows][order],
+                f"layers.{n}.update.0.{kind}": peer[f"{mixing}.intraatomic_context_net.0.{kind}"],
+                f"layers.{n}.update.2.{kind}": peer[f"{mixing}.intraatomic_context_net.1.{kind}"],
+            }
+        values[f"layers.{n}.mix.weight"] = peer[f"mixing.{n}.mu_channel_mix.weight"]
+    for k, own in ((0, 0), (1, 2)):
+        for kind in ("weight", "bias"):
+            values[f"readout.{own}.{kind}"] = file[f"readout.outnet.{k}.{kind}"]
+    set_weights(model.host, values)
+    compare(model, file)
+
+
+def nequip_layer_weights(peer, index, layer: NequIPLayer, inputs, embedding):
+    """Weights of one layer from those of the package, which lie in one flat array per module."""
+    c = layer.channels
+    prefix = f"layer{index}_convnet.conv."
+    values = {}
+    flat = peer[prefix + "linear_1.weight"].reshape(len(inputs), c, c)
+    for k in range(len(inputs)):
+        values[f"before.{k}.weight"] = flat[k]
+
+    outputs = layer.outputs
+    # The package numbers paths by input, harmonic, output; here they are grouped by output.
+    package_paths = [
+        (i, j, out)
+        for i, ir in enumerate(inputs)
+        for j, edge in enumerate([o3.Irrep(k, (-1) ** k) for k in range(3)])
+        for out in ir * edge
+        if out in outputs
+    ]
+    own_paths = [p for out in outputs for p in package_paths if p[2] == out]
+    columns = [package_paths.index(p) * c + u for p in own_paths for u in range(c)]
+    values["convolution.radial.0.weight"] = peer[prefix + "edge_mlp.mlp.0.weight"]
+    values["convolution.radial.2.weight"] = peer[prefix + "edge_mlp.mlp.2.weight"][:, columns]
+
+    widths = [lin.weight.shape[1] for lin in layer.after]
+    flat, start = peer[prefix + "linear_2.weight"], 0
+    for ir in sorted(outputs):
+        k = outputs.index(ir)
+        n_in = layer.convolution.paths[k] * c
+        values[f"after.{k}.weight"] = flat[start : start + n_in * widths[k]].reshape(n_in, widths[k])
+        start += n_in * widths[k]
+    assert start == len(flat)
+    if index > 0:
+        flat, start = peer[prefix + "sc.weight"], 0
+        n_attr = embedding.shape[1]
+        for ir in inputs:
+            if ir in outputs:
+                k = outputs.index(ir)
+                size = c * n_attr * widths[k]
+                tensor = flat[start : start + size].reshape(c, n_attr, widths[k])
+                per_type = np.einsum("uaw,ta->tuw", tensor, embedding) / math.sqrt(n_attr)
+                values[f"connect.{k}.weight"] = per_type
+                start += size
+        assert start == len(flat)
+    return {f"layers.{index}.{k}": v for k, v in values.items()}
+
+
+@pytest.mark.parametrize("parity", ["natural", "both"])
+def test_nequip_is_nequips(parity):
+    file = dict(np.load(GOLDEN / f"nequip_{parity}.npz"))
+    host = {
+        "name": "nequip", "channels": 4, "n_layers": 3, "l_max": 2, "parity": parity == "both",
+        "n_basis": 8, "radial_width": 8, "radial_depth": 1,
+    }  # fmt: skip
+    config = ModelConfig(
+        host=host, elements=ELEMENTS, cutoff=CUTOFF, envelope="polynomial", polarization="none",
+        dipole=False, n_neighbors=7.0,
+    )  # fmt: skip
+    model = PolarizedModel(config, torch.float64)
+    peer = {k.removeprefix("model.func."): v for k, v in file.items()}
+    embedding = peer["type_embed.embed_module.weight"]
+    values = {
+        "embedding.weight": embedding,
+        "readout.weight": peer["per_atom_energy_readout.mlp_module.mlp.0.weight"],
+    }
+    inputs = [o3.Irrep("0e")]
+    for index, layer in enumerate(model.host.layers):
+        values |= nequip_layer_weights(peer, index, layer, inputs, embedding)
+        inputs = layer.outputs
+    set_weights(model.host, values)
+    compare(model, file)
+
+
+def test_convolution_is_e3nns_tensor_product():
+    """All paths at once equal e3nn's own tensor product with the same weights."""
+    inputs = [o3.Irrep("0e"), o3.Irrep("1o"), o3.Irrep("1e"), o3.Irrep("2e")]
+    harmonics = [o3.Irrep("0e"), o3.Irrep("1o"), o3.Irrep("2e")]
+    torch.manual_seed(0)
+    x = torch.randn(5, 12, dtype=torch.float64)
+    y = torch.randn(5, 9, dtype=torch.float64)
+    for out in (o3.Irrep("0e"), o3.Irrep("1o"), o3.Irrep("2e"), o3.Irrep("2o")):
+        found = path_matrices(inputs, harmonics, out)
+        pairs = [(i, j) for i, a in enumerate(inputs) for j, b in enumerate(harmonics) if out in a * b]
+        assert len(found) == len(pairs) > 0
+        for table, (i, j) in zip(found, pairs, strict=True):
+            tp = o3.TensorProduct(
+                [(1, ir) for ir in inputs], [(1, ir) for ir in harmonics], [(1, out)],
+                [(i, j, 0, "uvu", False)], irrep_normalization="component",
+            ).to(torch.float64)  # fmt: skip
+            own = torch.einsum("ed,es,sqd->eq", x, y, table)
+            torch.testing.assert_close(own, tp(x, y), rtol=1e-6, atol=1e-6)
