@@ -94,12 +94,8 @@ class NPCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
         wanted = properties or ["energy"]
-        missing = [p for p in wanted if p not in self.implemented_properties]
-        if missing:
-            raise PropertyNotImplementedError(
-                f"potential {self.potential.card.name!r} has no {missing[0]}; it has: "
-                f"{', '.join(self.implemented_properties)}"
-            )
+        for name in wanted:
+            self._require(name)
         graph = self.graph(self.atoms)
         self.results = self._first_order(graph)
         if "born_effective_charges" in wanted:
@@ -224,17 +220,25 @@ class NPCalculator(Calculator):
         return results
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """ASE's access to results; says why a stress cannot be had.
+        """ASE's access to results; says why a property cannot be had.
 
         Raises:
             PropertyNotImplementedError: The potential or the structure does not have the property.
         """
+        self._require(name)
         structure = atoms if atoms is not None else self.atoms
         if name == "stress" and structure is not None and structure.cell.rank < 3:
             raise PropertyNotImplementedError(
                 "stress needs a cell with three lattice vectors (a volume); set atoms.cell"
             )
         return super().get_property(name, atoms, allow_calculation)
+
+    def _require(self, name: str) -> None:
+        if name not in self.implemented_properties:
+            raise PropertyNotImplementedError(
+                f"potential {self.potential.card.name!r} has no {name}; it has: "
+                f"{', '.join(self.implemented_properties)}"
+            )
 
     def _check(self, atoms: Atoms) -> None:
         if len(atoms) == 0:

@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator
 from ase.constraints import FixCom
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
@@ -127,9 +127,7 @@ class _Run:
         if generator is not None:
             self.rng.bit_generator.state = generator
         elif not atoms.has("momenta"):
-            MaxwellBoltzmannDistribution(
-                atoms, temperature_K=settings.temperature_K, rng=self.rng
-            )
+            thermalize_momenta(atoms, temperature_K=settings.temperature_K, rng=self.rng)
             if settings.fix_center_of_mass and len(atoms) > 1:
                 Stationary(atoms)
         atoms.calc = calculator

@@ -84,7 +84,7 @@ class Potential:
             As `evaluate`.
         """
         n_edges = graph.edge_index.shape[1]
-        step = max(8, 1 << (max(n_edges, 1).bit_length() - 3))
+        step = max(8, (1 << n_edges.bit_length()) // 8)
         padded_edges = -(-n_edges // step) * step
         fits = padded_edges == n_edges
         cutoff = self.card.model.cutoff

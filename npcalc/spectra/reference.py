@@ -29,8 +29,10 @@ def read_jcamp(path: str | os.PathLike[str]) -> tuple[Array, Array]:
         content = jcamp.readfile(os.fspath(path))
         x = np.asarray(content["x"], dtype=float)
         y = np.asarray(content["y"], dtype=float)
+        if len(x) < 2:
+            raise ValueError("it has no points")
     except Exception as error:
-        raise ValueError(f"{os.fspath(path)!r} is not a JCAMP-DX spectrum: {error!r}") from error
+        raise ValueError(f"{os.fspath(path)!r} is not a JCAMP-DX spectrum: {error}") from error
     unit = str(content.get("xunits", "")).lower()
     if "micro" in unit:
         x = 1e4 / x

@@ -1,0 +1,185 @@
+"""Readers, the HDF5 data set, splits, reference energies, and what is wrong with bad data."""
+
+from dataclasses import replace
+
+import ase.io
+import h5py
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from npcalc.conventions import DIPOLE_UNITS, ENERGY_UNITS, unit_factor
+from npcalc.data import (
+    DataSet,
+    Label,
+    fit_reference_energies,
+    from_atoms,
+    random_split,
+    read_data,
+    read_npz,
+)
+
+
+def small_npz(path, **more):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "nuclear_charges": np.array([8, 1, 1], dtype=np.uint8),
+        "coords": rng.normal(size=(4, 3, 3)),
+        "energies": rng.normal(size=4),
+        "forces": rng.normal(size=(4, 3, 3)),
+    }
+    arrays.update(more)
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    return arrays
+
+
+def frames():
+    """Two sizes; the second has no forces, the third no energy."""
+    out = []
+    for k, symbols in enumerate(["OHH", "CO", "OHH"]):
+        atoms = Atoms(symbols, np.random.default_rng(k).normal(size=(len(symbols), 3)))
+        results = {"energy": -10.0 - k, "forces": np.full((len(symbols), 3), float(k))}
+        if k == 1:
+            del results["forces"]
+        if k == 2:
+            del results["energy"]
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        out.append(atoms)
+    return out
+
+
+def test_npz_in_package_units(tmp_path):
+    arrays = small_npz(tmp_path / "x.npz")
+    data = read_npz(tmp_path / "x.npz")
+    factor = 0.0433641
+    np.testing.assert_allclose(data.labels["energy"].values, arrays["energies"] * factor, rtol=1e-5)
+    forces = data.labels["forces"].values.reshape(4, 3, 3)
+    np.testing.assert_allclose(forces, arrays["forces"] * factor, rtol=1e-5)
+    assert data.atoms(2).get_chemical_formula() == "H2O"
+
+
+def test_reference_file(reference_data):
+    data = read_data(reference_data / "rmd17" / "rmd17_ethanol_train_01.npz")
+    assert len(data) == 1000
+    forces = data.labels["forces"].values.reshape(1000, 9, 3)
+    assert abs(forces.sum(1)).max() < 1e-3
+    assert data.labels["energy"].values.mean() == pytest.approx(-4209.5, abs=1.0)
+
+
+def test_hdf5_round_trip_keeps_absence(tmp_path):
+    data = replace(from_atoms(frames()), provenance={"license": "CC0"})
+    data.save(tmp_path / "x.h5")
+    again = read_data(tmp_path / "x.h5")
+    assert again.sha256() == data.sha256()
+    assert again.provenance == {"license": "CC0"}
+    assert list(again.labels["forces"].present) == [True, False, True]
+    assert list(again.labels["energy"].present) == [True, True, False]
+    assert np.isnan(again.labels["forces"].values[3:5]).all()
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["labels/forces/values"].attrs["unit"] == "eV/A"
+        assert len(file["labels/forces/values"]) == 6
+    with pytest.raises(FileExistsError, match="exists"):
+        data.save(tmp_path / "x.h5")
+
+
+def test_extended_xyz(tmp_path):
+    ase.io.write(tmp_path / "x.xyz", frames()[:1] * 3, format="extxyz")
+    data = read_data(tmp_path / "x.xyz")
+    assert len(data) == 3
+    np.testing.assert_allclose(data.labels["energy"].values, -10.0)
+
+
+def test_subset_and_split():
+    data = from_atoms(frames())
+    part = data.subset([2, 1])
+    assert list(part.n_atoms) == [3, 2]
+    np.testing.assert_array_equal(part.atoms(1).positions, data.atoms(1).positions)
+    a, b = random_split(100, [80, 15], seed=3)
+    assert len(set(a) | set(b)) == 95
+    np.testing.assert_array_equal(a, random_split(100, [80, 15], seed=3)[0])
+    with pytest.raises(ValueError, match="cannot split"):
+        random_split(10, [8, 3], 0)
+    with pytest.raises(IndexError, match="structure 3 does not exist"):
+        data.subset([3])
+
+
+def test_reference_energies_by_least_squares():
+    atoms = [Atoms(s, np.eye(3)[: len(s)] * 3) for s in ("OH", "OO", "HH", "OHH"[:2])]
+    for a in atoms:
+        energy = sum({"O": -5.0, "H": -1.0}[s] for s in a.symbols)
+        a.calc = SinglePointCalculator(a, energy=energy)
+    fitted = fit_reference_energies(from_atoms(atoms))
+    assert fitted == pytest.approx({1: -1.0, 8: -5.0})
+
+
+def test_shipped_training_data():
+    """The bundled sets: sizes, absent dipoles, licence."""
+    from npcalc.potential.registry import bundled_folder
+
+    train = DataSet.load(bundled_folder() / "data" / "ethanol-train.h5")
+    test = DataSet.load(bundled_folder() / "data" / "ethanol-test.h5")
+    assert (len(train), len(test)) == (1000, 1000)
+    assert train.labels["dipole"].present.sum() == 1000
+    assert test.labels["dipole"].present.sum() == 500
+    assert "CC0" in train.provenance["license"]
+
+
+@pytest.mark.parametrize(
+    ("change", "keys", "match"),
+    [
+        ({"energies": None}, None, "no key 'energies'; it has: .*coords"),
+        ({"coords": None}, None, "no key 'coords'"),
+        ({"forces": np.zeros((4, 2, 3))}, None, r"shape \(4, 2, 3\), expected \(4, 3, 3\)"),
+        ({"energies": np.array([0.0, np.nan, 0.0, 0.0])}, None, "'energy' of structure 1 is NaN"),
+        ({"coords": np.full((4, 3, 3), np.inf)}, None, "structure 0 has NaN or infinite positions"),
+        ({}, {"dipole": "mu"}, "no key 'mu'"),
+        ({}, {"dipol": "energies"}, "dipol"),
+    ],
+)
+def test_bad_npz(tmp_path, change, keys, match):
+    small_npz(tmp_path / "x.npz", **change)
+    with pytest.raises((ValueError, KeyError), match=match):
+        read_npz(tmp_path / "x.npz", keys)
+
+
+def test_bad_xyz_keys(tmp_path):
+    with pytest.raises(ValueError, match="no structure has the key 'REF_energy' for label 'energy'"):
+        from_atoms(frames(), {"energy": "REF_energy"})
+    atoms = frames()[0]
+    atoms.info["mu"] = [1.0, 2.0]
+    with pytest.raises(ValueError, match=r"label 'dipole' .key 'mu'. of structure 0 has shape"):
+        from_atoms([atoms], {"dipole": "mu"})
+    with pytest.raises(ValueError, match="no structures"):
+        from_atoms([])
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no data file"):
+        read_data(tmp_path / "none.npz")
+    (tmp_path / "x.h5").write_text("hello")
+    with pytest.raises(ValueError, match="not a readable HDF5"):
+        read_data(tmp_path / "x.h5")
+    with h5py.File(tmp_path / "y.h5", "w") as file:
+        file["a"] = 1
+    with pytest.raises(ValueError, match="not an npcalc data set"):
+        read_data(tmp_path / "y.h5")
+
+
+def test_data_set_checks():
+    data = from_atoms(frames())
+    with pytest.raises(ValueError, match="adds up to 7"):
+        replace(data, n_atoms=np.array([3, 2, 2]))
+    with pytest.raises(ValueError, match="label 'energy': expected shape"):
+        replace(data, labels={"energy": Label(np.zeros(2), np.ones(3, bool))})
+    with pytest.raises(ValueError, match="unknown label 'magic'"):
+        replace(data, labels={"magic": Label(np.zeros(3), np.ones(3, bool))})
+    with pytest.raises(ValueError, match="'dipole' is asked for.*has: energy, forces"):
+        data.require("dipole")
+
+
+def test_units():
+    assert unit_factor(ENERGY_UNITS, "kcal/mol", "energy") == pytest.approx(0.0433641, rel=1e-5)
+    assert unit_factor(DIPOLE_UNITS, "D", "dipole") == pytest.approx(1 / 4.80320, rel=1e-5)
+    with pytest.raises(ValueError, match="unknown unit 'Ry' of energy: expected one of eV"):
+        unit_factor(ENERGY_UNITS, "Ry", "energy")

@@ -1,0 +1,173 @@
+"""Dynamics, trajectories, resuming, explosions, relaxation, structures."""
+
+import h5py
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from systems import ethanol, make_potential
+
+from npcalc import NPCalculator
+from npcalc.md import (
+    MDExploded,
+    MDSettings,
+    NotConverged,
+    Trajectory,
+    TrajectoryError,
+    read_structure,
+    relax,
+    run_md,
+)
+
+ALL = {"positions": 5, "velocities": 10, "cell": 20, "dipole": 2, "energy": 1, "kinetic_energy": 1, "temperature": 1}
+
+
+class Springs(Calculator):
+    """Harmonic springs to a reference geometry: physics that is known."""
+
+    implemented_properties = ["energy", "forces", "dipole"]
+
+    def __init__(self, reference, stiffness=5.0, broken_after=None):
+        super().__init__()
+        self.reference, self.stiffness, self.broken_after, self.calls = reference, stiffness, broken_after, 0
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.calls += 1
+        offset = self.atoms.positions - self.reference
+        sign = 1.0 if self.broken_after is None or self.calls < self.broken_after else -50.0
+        energy = 0.5 * sign * self.stiffness * (offset**2).sum()
+        self.results = {"energy": energy, "forces": -sign * self.stiffness * offset, "dipole": offset.sum(0)}
+
+
+def spring_system():
+    atoms = ethanol(rattle=0.0)
+    return atoms, Springs(atoms.positions.copy())
+
+
+def test_nve_conserves_energy(tmp_path):
+    atoms, calculator = spring_system()
+    settings = MDSettings(ensemble="nve", timestep_fs=0.25, strides=ALL)
+    run_md(atoms, calculator, 2000, tmp_path / "t.h5", settings, progress=False)
+    with Trajectory(tmp_path / "t.h5") as trajectory:
+        total = trajectory.values("energy") + trajectory.values("kinetic_energy")
+        assert len(total) == 2001
+        assert np.ptp(total) < 2e-3 * trajectory.values("kinetic_energy").mean()
+        assert trajectory.values("dipole").shape == (1001, 3)
+        np.testing.assert_allclose(trajectory.times_fs("cell")[:2], [0.0, 5.0])
+        assert str(trajectory.atoms(0).symbols) == str(atoms.symbols)
+        momentum = (trajectory.values("velocities") * atoms.get_masses()[:, None]).sum(1)
+        assert np.abs(momentum).max() < 1e-9
+
+
+def test_nve_of_a_potential_conserves_energy(tmp_path):
+    """A random network: its forces are the gradient of its energy along a whole trajectory."""
+    atoms = ethanol(rattle=0.0)
+    # Random forces of a trained size; larger ones tear the molecule apart.
+    calculator = NPCalculator(make_potential("painn", "geometry", card={"scale": 0.02}))
+    settings = MDSettings(ensemble="nve", timestep_fs=0.1, temperature_K=100, strides=ALL)
+    run_md(atoms, calculator, 200, tmp_path / "t.h5", settings, progress=False)
+    with Trajectory(tmp_path / "t.h5") as trajectory:
+        total = trajectory.values("energy") + trajectory.values("kinetic_energy")
+        assert np.ptp(total) < 1e-3
+        assert np.ptp(trajectory.values("energy")) > 10 * np.ptp(total)
+
+
+def test_langevin_reaches_the_temperature(tmp_path):
+    atoms, calculator = spring_system()
+    settings = MDSettings(friction_per_ps=50.0, timestep_fs=1.0, strides={"temperature": 10})
+    run_md(atoms, calculator, 20000, tmp_path / "t.h5", settings, progress=False)
+    with Trajectory(tmp_path / "t.h5") as trajectory:
+        temperature = trajectory.values("temperature")[200:]
+        blocks = temperature[: len(temperature) // 10 * 10].reshape(10, -1).mean(1)
+    assert abs(blocks.mean() - 300.0) < 4 * blocks.std(ddof=1) / np.sqrt(10)
+
+
+@pytest.mark.parametrize("ensemble", ["langevin", "nve"])
+def test_a_resumed_run_is_identical(tmp_path, ensemble):
+    potential = make_potential("painn", "geometry", dtype="float32", card={"scale": 0.02})
+    settings = MDSettings(ensemble=ensemble, strides=ALL, block=20, timestep_fs=0.2, temperature_K=50)
+    run_md(ethanol(0.0), NPCalculator(potential), 60, tmp_path / "a.h5", settings, progress=False)
+
+    class Killed(NPCalculator):
+        def calculate(self, *args, **kwargs):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls > 50:
+                raise KeyboardInterrupt
+            super().calculate(*args, **kwargs)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_md(ethanol(0.0), Killed(potential), 60, tmp_path / "b.h5", settings, progress=False)
+    last = run_md(
+        Atoms(), NPCalculator(potential), 60, tmp_path / "b.h5", resume=True, progress=False
+    )
+    assert last.has("momenta")
+    with Trajectory(tmp_path / "a.h5") as a, Trajectory(tmp_path / "b.h5") as b:
+        for name in a.quantities:
+            np.testing.assert_array_equal(a.values(name), b.values(name), err_msg=name)
+            np.testing.assert_array_equal(a.times_fs(name), b.times_fs(name))
+
+
+def test_explosion_saves_the_frame(tmp_path):
+    atoms, _ = spring_system()
+    calculator = Springs(atoms.positions.copy(), broken_after=300)
+    with pytest.raises(MDExploded, match=r"broke down at step \d+ .*frame is saved in"):
+        run_md(atoms, calculator, 5000, tmp_path / "t.h5", MDSettings(block=100), progress=False)
+    frame = read_structure(tmp_path / "t-exploded.xyz")
+    assert len(frame) == 9
+    with Trajectory(tmp_path / "t.h5") as trajectory:
+        assert len(trajectory.values("dipole")) >= 50
+
+
+def test_files_that_exist_or_are_none(tmp_path):
+    atoms, calculator = spring_system()
+    path = tmp_path / "t.h5"
+    run_md(atoms, calculator, 10, path, progress=False)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="resume it, or give another name"):
+        run_md(atoms, calculator, 10, path, progress=False)
+    assert path.read_bytes() == before
+    with pytest.raises(TrajectoryError, match="other settings"):
+        run_md(atoms, calculator, 20, path, MDSettings(seed=5), resume=True, progress=False)
+    with pytest.raises(FileNotFoundError, match="no trajectory"):
+        Trajectory(tmp_path / "none.h5")
+    (tmp_path / "x.h5").write_text("x")
+    with pytest.raises(TrajectoryError, match="not a readable HDF5"):
+        Trajectory(tmp_path / "x.h5")
+    with h5py.File(tmp_path / "y.h5", "w") as file:
+        file["a"] = 1
+    with pytest.raises(TrajectoryError, match="not an npcalc trajectory"):
+        Trajectory(tmp_path / "y.h5")
+    with pytest.raises(OSError, match=r"."):
+        run_md(atoms, calculator, 10, tmp_path / "no" / "folder" / "t.h5", progress=False)
+    with Trajectory(path) as trajectory, pytest.raises(KeyError, match="has no 'cell'; it has"):
+        trajectory.values("cell")
+
+
+def test_a_run_killed_in_its_first_block_says_so(tmp_path):
+    atoms, calculator = spring_system()
+    Trajectory.create(tmp_path / "t.h5", atoms, MDSettings().model_dump(), {"energy": 1}).close()
+    with pytest.raises(TrajectoryError, match="no complete block"):
+        run_md(atoms, calculator, 10, tmp_path / "t.h5", resume=True, progress=False)
+
+
+def test_relax():
+    atoms, calculator = spring_system()
+    reference = atoms.get_positions()
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = calculator
+    assert relax(atoms, fmax=1e-4) > 0
+    np.testing.assert_allclose(atoms.positions, reference, atol=1e-4)
+    atoms.rattle(0.1, seed=0)
+    with pytest.raises(NotConverged, match="largest force"):
+        relax(atoms, fmax=1e-6, max_steps=1)
+
+
+def test_structures(tmp_path):
+    assert read_structure("ethanol").get_chemical_formula() == "C2H6O"
+    assert len(read_structure("CH4")) == 5
+    with pytest.raises(FileNotFoundError, match="no structure 'unobtainium'"):
+        read_structure("unobtainium")
+    (tmp_path / "x.xyz").write_text("nonsense")
+    with pytest.raises(ValueError, match="not a structure that ASE can read"):
+        read_structure(tmp_path / "x.xyz")

@@ -1,0 +1,179 @@
+"""Absolute infrared intensities: an oscillator that is known, corrections, harmonic modes, files."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from scipy import constants
+
+from npcalc.conventions import KB, KM_PER_MOL, SPEED_OF_LIGHT_CM_PER_FS
+from npcalc.spectra import (
+    CORRECTIONS,
+    harmonic_spectrum,
+    infrared_spectrum,
+    plot_spectrum,
+    read_jcamp,
+)
+from npcalc.spectra.infrared import AMU_A2_PER_FS2_IN_EV, KELVIN_PER_INVERSE_CM
+
+SLOPE = np.array([0.3, -0.1, 0.2])  # d mu / dQ in e/sqrt(amu)
+
+
+def oscillator(wavenumber, temperature, n=100000, interval=1.0, seed=0):
+    """Dipole of many periods of a classical oscillator with the thermal mean energy."""
+    omega = 2 * np.pi * SPEED_OF_LIGHT_CM_PER_FS * wavenumber
+    amplitude = np.sqrt(2 * KB * temperature / AMU_A2_PER_FS2_IN_EV) / omega
+    phase = np.random.default_rng(seed).uniform(0, 2 * np.pi)
+    return amplitude * np.cos(omega * interval * np.arange(n) + phase)[:, None] * SLOPE
+
+
+def test_unit_constant():
+    c = constants
+    expected = c.N_A * c.e**2 / (12 * c.epsilon_0 * c.c**2 * c.atomic_mass) / 1000
+    assert pytest.approx(expected, rel=1e-6) == KM_PER_MOL
+
+
+@pytest.mark.parametrize("wavenumber", [300.0, 1500.0, 3700.0])
+@pytest.mark.parametrize("temperature", [50.0, 300.0])
+@pytest.mark.parametrize("window", ["hann", "blackman"])
+def test_oscillator_integrates_to_its_intensity(wavenumber, temperature, window):
+    spectrum = infrared_spectrum(oscillator(wavenumber, temperature), 1.0, temperature, window=window)
+    value, _ = spectrum.band(wavenumber - 150, wavenumber + 150)
+    assert value == pytest.approx(KM_PER_MOL * (SLOPE**2).sum(), rel=2e-3)
+    peak = spectrum.wavenumbers[spectrum.absorption.argmax()]
+    assert abs(peak - wavenumber) < 5.0
+    assert spectrum.resolution == pytest.approx(10.0, rel=0.05)
+
+
+def test_components_keep_their_ratio():
+    """Components are added as they are, not scaled to the same variance."""
+    dipole = oscillator(1500.0, 300.0)
+    dipole[:, 1:] = 0.0
+    dipole[:, 1] = 2.0 * oscillator(2500.0, 300.0)[:, 0]
+    spectrum = infrared_spectrum(dipole, 1.0, 300.0)
+    ratio = spectrum.band(2300, 2700)[0] / spectrum.band(1300, 1700)[0]
+    assert ratio == pytest.approx(4.0, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_corrections(name):
+    wavenumber, temperature = 1500.0, 300.0
+    x = wavenumber * KELVIN_PER_INVERSE_CM / temperature
+    line_shape = {
+        "harmonic": x / (1 - np.exp(-x)), "none": 1.0, "standard": 2 / (1 + np.exp(-x)),
+        "schofield": np.exp(x / 2),
+    }[name]  # fmt: skip
+    dipole = oscillator(wavenumber, temperature)
+    bands = [
+        infrared_spectrum(dipole, 1.0, temperature, correction=c).band(1450, 1550)[0]
+        for c in (name, "harmonic")
+    ]
+    assert bands[0] / bands[1] == pytest.approx(line_shape / (x / (1 - np.exp(-x))), rel=1e-2)
+    assert CORRECTIONS[name](np.array([1e-6]))[0] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_block_errors_cover_the_noise():
+    """White noise in the rate has a flat spectrum; the deviations fit the error bars."""
+    rng = np.random.default_rng(0)
+    spectrum = infrared_spectrum(rng.normal(size=(40000, 3)).cumsum(0), 1.0, 300.0, n_blocks=20)
+    inside = (spectrum.wavenumbers > 500) & (spectrum.wavenumbers < 4000)
+    level = spectrum.absorption[inside] * np.sinc(
+        spectrum.wavenumbers[inside] * SPEED_OF_LIGHT_CM_PER_FS
+    ) ** 2
+    ratio = level.std() / spectrum.error[inside].mean()
+    assert 0.6 < ratio < 1.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((np.zeros((100, 2)), 1.0, 300.0), r"expected shape \(n, 3\)"),
+        ((np.zeros((100, 3)), 1.0, 300.0), "too few for a resolution of 10.0 1/cm: .* ps are needed"),
+        ((np.full((9999, 3), np.nan), 1.0, 300.0), "NaN"),
+        ((np.zeros((99999, 3)), 1.0, 0.0), "expected positive temperature"),
+        ((np.zeros((99999, 3)), 1.0, 300.0, 10.0, "hann", "magic"), "unknown correction 'magic'"),
+    ],
+)
+def test_bad_input(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        infrared_spectrum(*arguments)
+
+
+def test_harmonic_diatomic():
+    """A spring: frequency sqrt(k/mu), intensity of point charges."""
+    atoms = Atoms("HF", [[0, 0, 0], [0, 0, 0.92]])
+    stiffness, charge = 60.0, 0.4
+    hessian = np.zeros((6, 6))
+    hessian[np.ix_([2, 5], [2, 5])] = stiffness * np.array([[1, -1], [-1, 1]])
+    born = np.array([charge * np.eye(3), -charge * np.eye(3)])
+    lines = harmonic_spectrum(atoms, hessian, born)
+    m = atoms.get_masses()
+    reduced = m.prod() / m.sum()
+    omega = np.sqrt(stiffness * constants.e * 1e20 / (reduced * constants.atomic_mass))
+    expected = omega / (2 * np.pi * constants.c * 100)
+    np.testing.assert_allclose(lines.frequencies, [expected], rtol=1e-6)
+    np.testing.assert_allclose(lines.intensities, [KM_PER_MOL * charge**2 / reduced], rtol=1e-9)
+    x = np.linspace(0, 2 * expected, 20001)
+    area = lines.broadened(x, 5.0).sum() * (x[1] - x[0])
+    assert area == pytest.approx(lines.intensities.sum(), rel=1e-2)
+
+
+@pytest.mark.parametrize(("name", "modes"), [("H2O", 3), ("CO2", 4), ("C6H6", 30)])
+def test_number_of_modes(name, modes):
+    atoms = molecule(name)
+    n = 3 * len(atoms)
+    lines = harmonic_spectrum(atoms, np.eye(n), np.zeros((len(atoms), 3, 3)))
+    assert len(lines.frequencies) == modes
+
+
+def test_reference_hessian(reference_data):
+    """Frequencies and intensities of the reference from its own Hessian and polar tensors."""
+    file = np.load(reference_data / "rmd17_dipoles" / "harmonic_trans.npz")
+    atoms = Atoms(file["numbers"], file["positions"])
+    # The file has the position index before the dipole index.
+    lines = harmonic_spectrum(atoms, file["hessian_eV_A2"], file["apt_e"].transpose(0, 2, 1))
+    np.testing.assert_allclose(lines.frequencies, file["frequencies_cm1"], atol=0.05)
+    np.testing.assert_allclose(lines.intensities, file["intensities_km_mol"], atol=0.01)
+
+
+def test_measured_spectra(reference_data):
+    for name, band in (("ethanol", (950, 1150)), ("water", (1400, 1800))):
+        x, y = read_jcamp(reference_data / "ir_gas" / f"{name}.jdx")
+        assert (np.diff(x) > 0).all()
+        assert y.min() == 0.0
+        assert y.max() == 1.0
+        inside = (x > band[0]) & (x < band[1])
+        assert y[inside].max() > 0.3
+
+
+JDX = """##TITLE=TEST
+##JCAMP-DX=4.24
+##DATA TYPE=INFRARED SPECTRUM
+##XUNITS=1/CM
+##YUNITS=TRANSMITTANCE
+##XFACTOR=1.0
+##YFACTOR=1.0
+##FIRSTX=1000
+##LASTX=1003
+##NPOINTS=4
+##FIRSTY=1.0
+##XYDATA=(X++(Y..Y))
+1000 1.0 0.1 1.0 1.0
+##END=
+"""
+
+
+def test_read_and_plot(tmp_path):
+    (tmp_path / "m.jdx").write_text(JDX)
+    x, y = read_jcamp(tmp_path / "m.jdx")
+    np.testing.assert_allclose(x, [1000, 1001, 1002, 1003])
+    np.testing.assert_allclose(y, [0, 1, 0, 0])
+    spectrum = infrared_spectrum(oscillator(1500.0, 300.0), 1.0, 300.0)
+    lines = harmonic_spectrum(molecule("H2O"), np.eye(9), np.ones((3, 3, 3)))
+    plot_spectrum(tmp_path / "p.png", spectrum, lines, (x, y), "title")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(FileNotFoundError, match="no spectrum"):
+        read_jcamp(tmp_path / "none.jdx")
+    (tmp_path / "bad.jdx").write_text("nothing")
+    with pytest.raises(ValueError, match="not a JCAMP-DX spectrum"):
+        read_jcamp(tmp_path / "bad.jdx")

@@ -1,0 +1,145 @@
+"""The file of a potential: contents, use without npcalc, and what is wrong with bad files."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from systems import ethanol, evaluate, make_graph, make_potential
+
+import npcalc
+from npcalc.potential import ArchiveError
+from npcalc.potential.archive import CARD, WEIGHTS
+
+
+@pytest.fixture
+def saved(tmp_path):
+    potential = make_potential("painn", "geometry")
+    path = tmp_path / "p.pt"
+    potential.save(path)
+    return potential, path
+
+
+# TorchScript compiles each network anew, so not all forms with all hosts.
+SOME = [("painn", f) for f in ("none", "geometry", "static", "nodes-same")]
+SOME += [("nequip", "geometry-4"), ("nequip", "none"), ("nequip-both", "nodes-all-2")]
+
+
+@pytest.mark.parametrize(("host", "form"), SOME)
+def test_round_trip_and_torchscript(host, form, tmp_path):
+    potential = make_potential(host, form)
+    npcalc.save_potential(potential, tmp_path / "p.pt")
+    again = npcalc.load_potential(tmp_path / "p.pt", dtype="float64")
+    assert again.card == potential.card
+    a, b = evaluate(potential, ethanol()), evaluate(again, ethanol())
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+    scripted = torch.jit.load(str(tmp_path / "p.pt"))
+    graph = make_graph(potential, ethanol())
+    for _ in range(4):  # the profiling executor changes its mind after the first calls
+        out = {k: v.detach() for k, v in scripted(*graph).items()}
+    assert set(out) == set(a)
+    float32 = evaluate(make_potential(host, form, dtype="float32"), ethanol())
+    for name in ("forces", "dipole", "virial"):
+        scale = np.abs(float32[name]).max() + 1e-9
+        assert np.abs(out[name].numpy() - float32[name]).max() < 1e-4 * scale, name
+
+
+def test_runs_in_a_process_without_npcalc(saved, tmp_path):
+    """Energies, forces, virial, dipole, charges and displacements from torch alone."""
+    potential, path = saved
+    graph = make_graph(potential, ethanol())
+    np.savez(tmp_path / "in.npz", *(t.numpy() for t in graph))
+    script = f"""
+import sys
+sys.modules["npcalc"] = None  # any import of it fails
+import numpy as np, torch
+tensors = [torch.from_numpy(v) for v in np.load({str(tmp_path / "in.npz")!r}).values()]
+out = torch.jit.load({str(path)!r})(*tensors)
+np.savez({str(tmp_path / "out.npz")!r}, **{{k: v.detach().numpy() for k, v in out.items()}})
+"""
+    subprocess.run(
+        [sys.executable, "-I", "-W", "ignore", "-c", script], check=True, cwd=tmp_path, timeout=300
+    )
+    out = np.load(tmp_path / "out.npz")
+    expected = evaluate(make_potential("painn", "geometry", dtype="float32"), ethanol())
+    assert {"energies", "forces", "virial", "dipole", "charges", "displacements"} <= set(out)
+    for name in expected:
+        scale = np.abs(expected[name]).max() + 1e-9
+        assert np.abs(out[name] - expected[name]).max() < 1e-4 * scale, name
+
+
+def test_card_and_weights_can_be_read_with_unzip(saved):
+    _, path = saved
+    with zipfile.ZipFile(path) as archive:
+        names = {n.rsplit("/", 1)[-1]: n for n in archive.namelist()}
+        card = json.loads(archive.read(names[CARD]))
+        assert WEIGHTS in names
+    assert card["model"]["cutoff"] == 4.0
+
+
+def test_existing_file_is_not_overwritten(saved):
+    potential, path = saved
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="exists"):
+        potential.save(path)
+    assert path.read_bytes() == before
+    potential.save(path, overwrite=True)
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_unknown_name_lists_what_exists():
+    with pytest.raises(FileNotFoundError, match="no potential 'etanol'.*bundled potentials are: .*ethanol"):
+        npcalc.load_potential("etanol")
+
+
+def test_file_that_is_no_potential(tmp_path):
+    path = tmp_path / "x.pt"
+    path.write_text("not a potential")
+    with pytest.raises(ArchiveError, match="is not a potential"):
+        npcalc.load_potential(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data", "1")
+    with pytest.raises(ArchiveError, match=r"holds no card\.json"):
+        npcalc.load_potential(path)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.95])
+def test_truncated_file(saved, kept):
+    _, path = saved
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(ArchiveError, match="truncated"):
+        npcalc.load_potential(path)
+
+
+def changed_copy(path, target, change):
+    """A copy of a potential with another card."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            raw = old.read(name)
+            new.writestr(name, change(raw) if name.endswith(CARD) else raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda raw: raw.replace(b'"format": 1', b'"format": 99'), "format 99.*update npcalc"),
+        (lambda raw: b"{", "card .* cannot be read"),
+        (lambda raw: raw.replace(b'"scale"', b'"skale"'), "not valid: (scale|skale)"),
+        (lambda raw: raw.replace(b'"channels": 8', b'"channels": 9'), "expected shape"),
+        (lambda raw: raw.replace(b'"n_layers": 3', b'"n_layers": 2'), "do not fit"),
+    ],
+)
+def test_damaged_or_newer_card(saved, tmp_path, change, match):
+    _, path = saved
+    changed_copy(path, tmp_path / "other.pt", change)
+    with pytest.raises(ArchiveError, match=match):
+        npcalc.load_potential(tmp_path / "other.pt")
+
+
+def test_unknown_dtype(saved):
+    with pytest.raises(ValueError, match="expected float32 or float64"):
+        npcalc.load_potential(saved[1], dtype="float16")

@@ -1,0 +1,210 @@
+"""NPCalculator as an ASE calculator: results, caching, boundary conditions, errors."""
+
+import warnings
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.constraints import FixAtoms
+from ase.optimize import BFGS
+from ase.stress import voigt_6_to_full_3x3_stress
+from ase.vibrations import Infrared, Vibrations
+from systems import crystal, dimer, ethanol, evaluate, make_potential
+
+from npcalc import DomainWarning, NPCalculator
+
+TIGHT = {"composition": "C2H6O"}
+
+
+@pytest.fixture
+def calculator():
+    return NPCalculator(make_potential("painn", "geometry-4"))
+
+
+def test_results_equal_a_direct_call(calculator):
+    atoms = ethanol()
+    atoms.calc = calculator
+    direct = evaluate(calculator.potential, atoms)
+    assert atoms.get_potential_energy() == pytest.approx(direct["energies"].sum(), abs=1e-10)
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+    np.testing.assert_allclose(atoms.get_potential_energies(), direct["energies"], atol=1e-10)
+    np.testing.assert_allclose(atoms.get_forces(), direct["forces"], atol=1e-12)
+    np.testing.assert_allclose(atoms.get_dipole_moment(), direct["dipole"][0], atol=1e-12)
+    np.testing.assert_allclose(atoms.get_charges(), direct["charges"], atol=1e-12)
+    born = calculator.get_property("born_effective_charges", atoms)
+    assert born.shape == (9, 3, 3)
+    assert calculator.get_electron_displacements(atoms).shape == (9, 4, 3)
+    np.testing.assert_allclose(
+        calculator.get_electron_positions(atoms) - atoms.positions[:, None], direct["displacements"]
+    )
+    dipoles = calculator.get_atomic_dipoles(atoms)
+    np.testing.assert_allclose(dipoles.sum(0), atoms.get_dipole_moment(), atol=1e-12)
+    assert calculator.get_hessian(atoms).shape == (27, 27)
+
+
+def test_stress_of_a_crystal(calculator):
+    atoms = crystal()
+    atoms.calc = calculator
+    virial = evaluate(calculator.potential, atoms)["virial"][0]
+    stress = voigt_6_to_full_3x3_stress(atoms.get_stress())
+    np.testing.assert_allclose(stress, virial / atoms.cell.volume, atol=1e-12)
+
+
+def test_one_calculator_serves_many_structures(calculator):
+    slab = crystal()
+    slab.pbc = [True, True, False]
+    systems = [ethanol(), crystal(), dimer(1.2), slab, Atoms("O", [[0, 0, 0]]), ethanol(seed=2)]
+    for atoms in [*systems, *systems[::-1]]:
+        other = NPCalculator(calculator.potential, skin=0.0)
+        forces = calculator.get_forces(atoms)
+        assert forces.shape == (len(atoms), 3)
+        np.testing.assert_allclose(forces, other.get_forces(atoms), atol=1e-10)
+
+
+def test_skin_changes_nothing_while_atoms_move(calculator):
+    atoms = crystal()
+    atoms.calc = calculator
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
+        exact = evaluate(calculator.potential, atoms)
+        np.testing.assert_allclose(atoms.get_forces(), exact["forces"], atol=1e-9)
+    assert 1 < calculator.neighbors.n_searches < 20
+
+
+def test_cache_notices_changes(calculator):
+    atoms = ethanol()
+    atoms.calc = calculator
+    first = atoms.get_potential_energy()
+    assert not calculator.calculation_required(atoms, ["energy", "forces"])
+    atoms.positions[0, 0] += 0.01
+    assert atoms.get_potential_energy() != first
+    del atoms[8]
+    assert atoms.get_forces().shape == (8, 3)
+
+
+def test_wrapping_a_periodic_molecule_keeps_energy_and_forces(calculator):
+    atoms = ethanol()
+    atoms.set_cell([12.0, 12.0, 12.0])
+    atoms.pbc = True
+    atoms.calc = calculator
+    energy, forces, dipole = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_dipole_moment()
+    atoms.wrap()
+    assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-9)
+    np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-10)
+    # No formal charges: the dipole comes from edges and displacements and does not jump either.
+    np.testing.assert_allclose(atoms.get_dipole_moment(), dipole, atol=1e-10)
+
+
+def test_charged_system_reports_the_dipole_about_the_centre_of_mass():
+    more = {"charges": "formal", "formal_charges": {"H": 1.0, "O": -1.0}}
+    atoms = Atoms("OHH", [[0, 0, 0], [0.9, 0.3, 0], [-0.3, 0.9, 0.1]])
+    atoms.calc = NPCalculator(make_potential("painn", "geometry", **more))
+    here = atoms.get_dipole_moment()
+    atoms.positions += [5.0, 6.0, 7.0]
+    np.testing.assert_allclose(atoms.get_dipole_moment(), here, atol=1e-10)
+    np.testing.assert_allclose(atoms.get_charges(), [-1.0, 1.0, 1.0])
+
+
+def test_ase_tools_work(calculator, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    atoms = dimer(1.2)
+    atoms.calc = calculator
+    atoms.set_constraint(FixAtoms([0]))
+    BFGS(atoms, logfile=None).run(fmax=0.05, steps=5)
+    atoms.set_constraint()
+    Vibrations(atoms, name="vib").run()
+    infrared = Infrared(atoms, name="ir")
+    infrared.run()
+    assert infrared.get_spectrum()[0].size
+
+
+def test_implemented_properties_follow_the_card():
+    plain = NPCalculator(make_potential("painn", "geometry", dipole=False))
+    atoms = ethanol()
+    atoms.calc = plain
+    assert "dipole" not in plain.implemented_properties
+    assert "dipole" in NPCalculator(make_potential()).implemented_properties
+    for call in (atoms.get_dipole_moment, atoms.get_charges):
+        with pytest.raises(PropertyNotImplementedError, match="it has: energy"):
+            call()
+    for call in (plain.get_electron_displacements, plain.get_atomic_dipoles):
+        with pytest.raises(PropertyNotImplementedError, match="has no"):
+            call(atoms)
+    with pytest.raises(PropertyNotImplementedError, match="stress needs a cell"):
+        atoms.get_stress()
+
+
+def test_energy_only_model_has_no_untrained_update():
+    """Its last update reaches nothing, so it does not exist."""
+    model = make_potential("painn", "geometry", dipole=False).module.edge_potential.model
+    assert [len(list(u.parameters())) > 0 for u in model.updates] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Atoms(), "no atoms"),
+        (lambda: Atoms("NO", [[0, 0, 0], [1.2, 0, 0]]), "does not know N; it knows H, C, O"),
+        (lambda: Atoms("CO", [[0, 0, 0], [np.nan, 0, 0]]), "position of atom 1 is NaN"),
+        (lambda: Atoms("CO", [[0, 0, 0], [0, 0, 0.01]]), "atoms 0 .C. and 1 .O. are 0.010 A apart"),
+        (lambda: Atoms("CO", [[0, 0, 0], [0, 0, 0]]), "overlapping"),
+        (lambda: Atoms("CO", [[0, 0, 0], [0, 0, 1]], pbc=True), "lattice vector is zero"),
+        (
+            lambda: Atoms("C", cell=[[1, 0, 0], [2, 0, 0], [0, 0, 3]], pbc=True),
+            "linearly dependent",
+        ),
+    ],
+)
+def test_bad_structures(calculator, make, match):
+    atoms = make()
+    atoms.calc = calculator
+    with pytest.raises(ValueError, match=match):
+        atoms.get_potential_energy()
+    good = ethanol()
+    good.calc = calculator
+    assert np.isfinite(good.get_potential_energy())
+
+
+def test_another_composition_warns_once():
+    calculator = NPCalculator(make_potential(card=TIGHT))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calculator.get_potential_energy(ethanol())
+    with pytest.warns(DomainWarning, match="is CO, but potential .* trained on C2H6O"):
+        calculator.get_potential_energy(dimer(1.2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calculator.get_potential_energy(dimer(1.3))
+
+
+def test_large_displacement_warns():
+    calculator = NPCalculator(
+        make_potential(card={"displacement_range": {"H": 1e-6, "C": 1e-6, "O": 1e-6}})
+    )
+    with pytest.warns(DomainWarning, match="outside the training domain"):
+        calculator.get_potential_energy(ethanol())
+    quiet = NPCalculator(calculator.potential, check_domain=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quiet.get_potential_energy(ethanol())
+
+
+def test_compiled_equals_eager(calculator):
+    """The compiled graph, edges padded, against the network itself; eager where no compiler is."""
+    compiled = NPCalculator(calculator.potential, compile=True)
+    for atoms in (dimer(1.2), dimer(1.5)):
+        for name in ("energy", "forces", "dipole", "charges", "energies"):
+            np.testing.assert_allclose(
+                compiled.get_property(name, atoms), calculator.get_property(name, atoms), atol=1e-10
+            )
+
+
+def test_without_a_compiler_the_traced_graph_is_used(calculator, monkeypatch):
+    monkeypatch.setattr("npcalc.potential.compiled.shutil.which", lambda name: None)
+    compiled = NPCalculator(calculator.potential, compile=True)
+    compiled.potential._graphs.clear()
+    with pytest.warns(UserWarning, match="no C.. compiler found"):
+        forces = compiled.get_forces(ethanol())
+    np.testing.assert_allclose(forces, calculator.get_forces(ethanol()), atol=1e-10)

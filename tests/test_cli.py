@@ -1,0 +1,80 @@
+"""The command line: what it writes and prints, and how it fails."""
+
+import json
+
+import numpy as np
+import pytest
+from systems import make_potential
+from typer.testing import CliRunner
+
+import npcalc
+from npcalc.cli import app
+from npcalc.md import Trajectory
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_potential("painn", "geometry", card={"scale": 0.02, "composition": "C2H6O"}).save("p.pt")
+
+    def call(line, code=0):
+        result = CliRunner().invoke(app, line.split())
+        assert result.exit_code == code, result.output + str(result.exception)
+        return result.output
+
+    return call
+
+
+def test_md_resume_and_ir(run, tmp_path):
+    run("md ethanol -p p.pt --steps 600 --timestep 0.2 -q -o t.h5 --stride cell=50 --stride dipole=1")
+    assert "t.h5: 1200 steps" in run("md ethanol -p p.pt --steps 1200 -q -o t.h5 --resume")
+    with Trajectory("t.h5") as trajectory:
+        assert len(trajectory.values("dipole")) == 1201
+        assert len(trajectory.values("cell")) == 25
+    output = run("ir t.h5 -o ir.csv --resolution 400 --window blackman --correction standard")
+    assert "resolution" in output
+    table = np.loadtxt("ir.csv", delimiter=",", skiprows=1)
+    assert table.shape[1] == 3
+    assert np.isfinite(table).all()
+    assert (tmp_path / "ir.png").exists()
+    assert "exists" in run("ir t.h5 -o ir.csv --resolution 400", code=1)
+
+
+def test_relax(run):
+    assert "after" in run("relax ethanol -p p.pt -o r.xyz --fmax 0.01")
+    assert "exists" in run("relax ethanol -p p.pt -o r.xyz", code=1)
+
+
+def test_convert_and_info(run):
+    np.savez(
+        "x.npz", nuclear_charges=[8, 1, 1], coords=np.eye(3)[None].repeat(2, 0),
+        energies=np.zeros(2), forces=np.zeros((2, 3, 3)),
+    )  # fmt: skip
+    assert "2 structures with energy, forces" in run("convert x.npz x.h5")
+    assert json.loads(run("info p.pt"))["name"] == "painn-geometry"
+    assert "ethanol-fast: " in run("info")
+    assert npcalc.__version__ in run("--version")
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("md ethanol -p nothing", "bundled potentials are"),
+        ("md nothing -p p.pt", "no structure 'nothing'"),
+        ("md ethanol -p p.pt --stride dipol=3", "expected QUANTITY=STEPS"),
+        ("md ethanol -p p.pt --resume", "no trajectory"),
+        ("md CO2 -p p.pt --timestep -1", "timestep_fs"),
+        ("md NH3 -p p.pt", "does not know N"),
+        ("ir none.h5", "no trajectory"),
+        ("ir p.pt", "not a readable HDF5"),
+        ("train none.yaml", "no configuration"),
+        ("info p.txt", "no potential 'p.txt'"),
+        ("convert none.npz x.h5", "no data file"),
+        ("demo -p p.pt --picoseconds 1", "too short"),
+        ("demo -p p.pt -o .", "not empty"),
+    ],
+)
+def test_errors_are_one_clear_line(run, line, match):
+    output = run(line, code=1)
+    assert match in output
+    assert "Traceback" not in output

@@ -1,0 +1,86 @@
+"""Imports go down only, and optional or heavy libraries stay in one place each."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "npcalc"
+
+# A module may import from its own layer and those before it.
+LAYERS = [
+    ["conventions", "_version", "neighbors", "graph"],
+    ["nn"],
+    ["model"],
+    ["potential"],
+    ["calculator", "data"],
+    ["train", "md"],
+    ["spectra"],
+    ["demo"],
+    ["cli", "__main__", "__init__"],
+]
+LEVEL = {name: k for k, names in enumerate(LAYERS) for name in names}
+
+ONLY_IN = {
+    "matscipy": {"neighbors.py"},
+    "h5py": {"data/dataset.py", "md/trajectory.py"},
+    "matplotlib": {"spectra/plot.py"},
+    "jcamp": {"spectra/reference.py"},
+    "torch_scatter": {"nn/scatter.py"},
+    "accelerate": {"train/distributed.py"},
+    "e3nn": {"nn/hosts/nequip.py"},
+    "typer": {"cli.py"},
+}
+
+
+def imports(path):
+    """Absolute dotted names that a file imports."""
+    place = ["npcalc", *path.relative_to(PACKAGE).with_suffix("").parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = place[: -node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            if node.module is None or module == "npcalc":
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def layer(module):
+    part = module.split(".")[1] if "." in module else "__init__"
+    return LEVEL[part] if part in LEVEL else None
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    own = LEVEL[parts[0]]
+    for module in imports(path):
+        if module.startswith("npcalc."):
+            level = layer(module)
+            assert level is None or level <= own, f"{path.name} imports {module}"
+        top = module.split(".")[0]
+        if top in ONLY_IN:
+            assert str(path.relative_to(PACKAGE)) in ONLY_IN[top], f"{path.name} imports {top}"
+
+
+def test_torchscript_is_known_in_one_file():
+    users = {p.name for p in PACKAGE.rglob("*.py") if "torch.jit." in p.read_text()}
+    # model.py only marks a method that the script leaves out.
+    assert users == {"archive.py", "model.py"}
+
+
+def test_import_has_no_effects():
+    """No default dtype, seed, threads or environment variables are changed."""
+    code = """
+import os, torch
+before = (torch.get_default_dtype(), torch.initial_seed(), torch.get_num_threads(), dict(os.environ))
+import npcalc
+after = (torch.get_default_dtype(), torch.initial_seed(), torch.get_num_threads(), dict(os.environ))
+assert before == after, (before, after)
+assert set(npcalc.__all__) >= {"NPCalculator", "load_potential", "save_potential", "__version__"}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,215 @@
+"""Small real training: it learns, resumes identically, exports; and bad configurations."""
+
+import csv
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from systems import ethanol
+
+from npcalc import NPCalculator, load_potential
+from npcalc.data import DataSet, Label, from_atoms
+from npcalc.potential.registry import bundled_folder
+from npcalc.train import ConfigError, Trainer, load_config, parse_config, train
+from npcalc.train.batches import Batches
+from npcalc.train.checkpoint import load_checkpoint
+
+DATA = bundled_folder() / "data" / "ethanol-train.h5"
+
+
+def raw_config(folder, **training):
+    return {
+        "name": "small",
+        "output": str(folder),
+        "model": {"host": {"name": "painn", "channels": 16, "n_layers": 2, "n_basis": 8}},
+        "data": {"train": str(DATA), "n_train": 100, "n_validation": 20},
+        "loss": {"energy": 1.0, "forces": 1.0, "dipole": 1.0},
+        "training": {
+            "epochs": 4, "batch_size": 10, "learning_rate": 5e-3, "compile": False, "ema": 0.9,
+            "validate_every": 1, "checkpoint_every": 1, "warmup_steps": 5, **training,
+        },
+    }  # fmt: skip
+
+
+def rows(folder):
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    path = train(parse_config(raw_config(folder, epochs=12)), progress=False)
+    return folder, path
+
+
+def test_training_learns_energies_forces_and_dipoles(trained):
+    folder, path = trained
+    log = rows(folder)
+    assert len(log) == 12
+    data = DataSet.load(DATA)
+    spread = np.abs(data.labels["forces"].values).mean()
+    assert float(log[-1]["forces_mae"]) < 0.25 * spread
+    assert float(log[-1]["forces_mae"]) < float(log[0]["forces_mae"])
+    assert float(log[-1]["dipole_mae"]) < 0.5 * np.abs(data.labels["dipole"].values).mean()
+    card = load_potential(path).card
+    assert card.composition == "C2H6O"
+    assert card.errors["validation"]["forces_mae"] == pytest.approx(float(log[-1]["forces_mae"]), rel=0.2)
+    assert set(card.displacement_range) == {"H", "C", "O"}
+    assert max(card.displacement_range.values()) > 0.001
+    assert not list(folder.glob("*.partial"))
+
+
+def test_exported_potential_has_the_errors_of_its_card(trained):
+    """The file, through the calculator, on the validation structures themselves."""
+    folder, path = trained
+    config = parse_config(raw_config(folder, epochs=12))
+    validation = Trainer(config).splits["validation"]
+    calculator = NPCalculator(path)
+    forces, energies, dipoles = [], [], []
+    for k in range(len(validation)):
+        atoms = validation.atoms(k)
+        atoms.calc = calculator
+        forces.append(atoms.get_forces())
+        energies.append(atoms.get_potential_energy())
+        dipoles.append(atoms.get_dipole_moment())
+    labels = {k: v.values for k, v in validation.labels.items()}
+    errors = calculator.potential.card.errors["validation"]
+    found = np.abs(np.concatenate(forces) - labels["forces"]).mean()
+    assert found == pytest.approx(errors["forces_mae"], rel=1e-3)
+    assert np.abs(energies - labels["energy"]).mean() == pytest.approx(errors["energy_mae"], rel=1e-2)
+    assert np.abs(dipoles - labels["dipole"]).mean() == pytest.approx(errors["dipole_mae"], rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
+def test_a_resumed_run_is_identical(tmp_path, monkeypatch):
+    whole = parse_config(raw_config(tmp_path / "whole"))
+    Trainer(whole).run(progress=False)
+    broken = parse_config(raw_config(tmp_path / "broken"))
+    trainer = Trainer(broken)
+    real = Trainer._epoch
+
+    def killed(self, module, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return real(self, module, epoch)
+
+    monkeypatch.setattr(Trainer, "_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(progress=False)
+    monkeypatch.setattr(Trainer, "_epoch", real)
+    again = Trainer(broken)
+    assert again.state["epoch"] == 2
+    again.run(progress=False)
+    a, sa = load_checkpoint(tmp_path / "whole" / "checkpoint.safetensors")
+    b, sb = load_checkpoint(tmp_path / "broken" / "checkpoint.safetensors")
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+    assert {k: v for k, v in sa.items() if k != "seconds"} == {k: v for k, v in sb.items() if k != "seconds"}
+    strip = [{k: v for k, v in r.items() if k != "seconds"} for r in rows(tmp_path / "whole")]
+    assert strip == [{k: v for k, v in r.items() if k != "seconds"} for r in rows(tmp_path / "broken")]
+
+
+@pytest.mark.slow
+def test_compiled_step_equals_eager(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = Trainer(parse_config(raw_config(tmp_path / "c", compile="auto")))
+        eager = Trainer(parse_config(raw_config(tmp_path / "e")))
+        batch = compiled.batches["train"].make(np.arange(10))
+        losses = [t.loss(*batch)[0] for t in (compiled, eager)]
+        gradients = [torch.autograd.grad(loss, t.weights) for loss, t in zip(losses, (compiled, eager), strict=True)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()) + 1e-6)
+
+
+def test_another_configuration_does_not_take_over_a_run(trained):
+    folder, _ = trained
+    other = raw_config(folder, epochs=12)
+    other["loss"]["forces"] = 2.0
+    with pytest.raises(ValueError, match="holds a run with another 'loss'"):
+        Trainer(parse_config(other))
+    Trainer(parse_config(raw_config(folder, epochs=20)))  # going on for longer is allowed
+
+
+def test_absent_labels_are_masked(tmp_path):
+    """Frames without a dipole train on energy and forces, and give the same errors elsewhere."""
+    data = DataSet.load(DATA).subset(np.arange(12))
+    label = data.labels["dipole"]
+    present = np.arange(12) < 6
+    values = np.where(present[:, None], label.values, np.nan)
+    partly = replace(data, labels={**data.labels, "dipole": Label(values, present)})
+    batches = [Batches(d, [1, 6, 8], 5.0, [0.0] * 3, [0.0] * 3, 12) for d in (data, partly)]
+    full, part = (b.make(np.arange(12)) for b in batches)
+    assert part.has_dipole.sum() == 6
+    assert torch.isfinite(part.dipole).all()
+    torch.testing.assert_close(part.dipole[:6], full.dipole[:6])
+    assert full.edges.shape == (12 * 72, 3)
+    assert full.system.max() == 12
+
+
+def write(tmp_path, raw):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c.update(traning={}), "unknown key 'traning', the nearest known key is 'training'"),
+        (lambda c: c["training"].update(batchsize=1), "'training.batchsize', the nearest known key is 'batch_size'"),
+        (lambda c: c["model"]["host"].update(chanels=1), "the nearest known key is 'channels'"),
+        (lambda c: c["model"]["host"].update(name="pain"), "model.host"),
+        (lambda c: c["training"].update(epochs=0), "'training.epochs': .* got 0"),
+        (lambda c: c.pop("data"), "'data' is missing"),
+        (lambda c: c["model"].update(polarization="none"), "a dipole needs moving points or a charge model"),
+        (lambda c: c["model"].update(elements=["H", "Xq"]), "unknown chemical symbols"),
+    ],
+)
+def test_bad_configuration(tmp_path, change, match):
+    raw = raw_config(tmp_path / "run")
+    change(raw)
+    with pytest.raises(ConfigError, match=match):
+        load_config(write(tmp_path, raw))
+
+
+def test_bad_configuration_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no configuration"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "x.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "x.yaml")
+
+
+def test_configured_label_that_no_structure_has(tmp_path):
+    atoms = [ethanol(seed=k) for k in range(4)]
+    for a in atoms:
+        a.info["energy"] = -1.0
+    from_atoms(atoms).save(tmp_path / "d.h5")
+    raw = raw_config(tmp_path / "run", batch_size=1)
+    raw["data"] = {"train": str(tmp_path / "d.h5"), "n_validation": 1}
+    with pytest.raises(ValueError, match="label 'forces' is asked for, but no structure has it"):
+        Trainer(parse_config(raw))
+    raw["loss"] = {"energy": 1.0, "forces": 0.0, "dipole": 1.0}
+    with pytest.raises(ValueError, match="label 'dipole' is asked for"):
+        Trainer(parse_config(raw))
+
+
+def test_data_with_an_element_the_model_does_not_know(tmp_path):
+    raw = raw_config(tmp_path / "run")
+    raw["model"]["elements"] = ["H", "C"]
+    with pytest.raises(ValueError, match=r"atomic numbers \[8\] that the model does not know"):
+        Trainer(parse_config(raw))
+
+
+def test_damaged_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "checkpoint.safetensors").write_bytes(b"12345678garbage")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        Trainer(parse_config(raw_config(folder)))
