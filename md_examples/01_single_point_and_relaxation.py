@@ -1,6 +1,6 @@
 """Energy, forces, dipole and electron points of ethanol, and its relaxed structure.
 
-    python md_examples/01_single_point_and_relaxation.py
+python md_examples/01_single_point_and_relaxation.py
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Constant-energy dynamics: how well a trajectory keeps its energy.
 
-    python md_examples/02_nve_energy_drift.py [steps]
+python md_examples/02_nve_energy_drift.py [steps]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """The dipole moment along a trajectory, of the molecule and of its atoms.
 
-    python md_examples/04_dipole_trajectory.py [steps] [trajectory.h5]
+python md_examples/04_dipole_trajectory.py [steps] [trajectory.h5]
 """
 
 import sys

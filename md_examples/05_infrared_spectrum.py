@@ -1,6 +1,6 @@
 """Infrared spectrum of ethanol: molecular dynamics above, harmonic lines below.
 
-    python md_examples/05_infrared_spectrum.py [steps] [folder]
+python md_examples/05_infrared_spectrum.py [steps] [folder]
 """
 
 import sys
@@ -34,5 +34,7 @@ plot_spectrum(folder / "infrared.png", spectrum, lines, title="ethanol, 300 K")
 
 value, error = spectrum.band(3400, 4000)
 print(f"O-H stretch      {value:.1f} +- {error:.1f} km/mol from 300 K dynamics")
-print(f"                 {lines.intensities[-1]:.1f} km/mol harmonic, {lines.frequencies[-1]:.0f} 1/cm")
+print(
+    f"                 {lines.intensities[-1]:.1f} km/mol harmonic, {lines.frequencies[-1]:.0f} 1/cm"
+)
 print(f"plot             {folder / 'infrared.png'}")

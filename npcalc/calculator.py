@@ -67,7 +67,9 @@ class NPCalculator(Calculator):
     ) -> None:
         super().__init__()
         self.potential = (
-            potential if isinstance(potential, Potential) else load_potential(potential, device, dtype)
+            potential
+            if isinstance(potential, Potential)
+            else load_potential(potential, device, dtype)
         )
         card = self.potential.card
         self.implemented_properties = list(card.properties)
@@ -142,7 +144,9 @@ class NPCalculator(Calculator):
             PropertyNotImplementedError: The points of this potential do not move, or no dipole has
                 trained their movement.
         """
-        if not (self.potential.card.model.dipole and self.potential.card.model.polarization == "moving"):
+        if not (
+            self.potential.card.model.dipole and self.potential.card.model.polarization == "moving"
+        ):
             raise PropertyNotImplementedError(
                 f"potential {self.potential.card.name!r} has no electron points trained on dipoles"
             )
@@ -161,7 +165,9 @@ class NPCalculator(Calculator):
             PropertyNotImplementedError: The potential has no dipole.
         """
         if not self.potential.card.model.dipole:
-            raise PropertyNotImplementedError(f"potential {self.potential.card.name!r} has no dipole")
+            raise PropertyNotImplementedError(
+                f"potential {self.potential.card.name!r} has no dipole"
+            )
         return self._get_atomic(atoms, "atomic_dipoles")
 
     def get_hessian(self, atoms: Atoms | None = None) -> Array:
@@ -184,10 +190,8 @@ class NPCalculator(Calculator):
         return self._atomic[name].copy()
 
     def _first_order(self, graph: AtomGraph) -> dict[str, Any]:
-        if self.compile:
-            raw = self.potential.evaluate_compiled(graph)
-        else:
-            raw = self.potential.evaluate(graph)
+        evaluate = self.potential.evaluate_compiled if self.compile else self.potential.evaluate
+        raw = evaluate(graph)
         out = {k: v.cpu().numpy() for k, v in raw.items()}
         assert self.atoms is not None
         energy = float(out["energies"].sum())
@@ -219,7 +223,9 @@ class NPCalculator(Calculator):
             self._check_displacements(out["displacements"])
         return results
 
-    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
         """ASE's access to results; says why a property cannot be had.
 
         Raises:
@@ -259,7 +265,9 @@ class NPCalculator(Calculator):
                 f"atoms.pbc = False"
             )
         if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell.array[atoms.pbc]) < atoms.pbc.sum():
-            raise ValueError(f"the periodic lattice vectors are linearly dependent: {atoms.cell.array}")
+            raise ValueError(
+                f"the periodic lattice vectors are linearly dependent: {atoms.cell.array}"
+            )
         if self.check_domain:
             self._check_composition(atoms)
 
@@ -312,7 +320,9 @@ class NPCalculator(Calculator):
     def _check_distances(self, graph: AtomGraph) -> None:
         if graph.edge_index.shape[1] == 0:
             return
-        vectors = edge_vectors(graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch)
+        vectors = edge_vectors(
+            graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch
+        )
         shortest2, edge = (vectors * vectors).sum(1).min(0)
         if float(shortest2) < SHORTEST_DISTANCE**2:
             i, j = (int(k) for k in graph.edge_index[:, int(edge)])

@@ -20,7 +20,9 @@ app = typer.Typer(
 )
 
 PotentialOption = Annotated[str, typer.Option("--potential", "-p", help="Bundled name or file.")]
-StructureArgument = Annotated[str, typer.Argument(help="Structure file, or a name such as ethanol.")]
+StructureArgument = Annotated[
+    str, typer.Argument(help="Structure file, or a name such as ethanol.")
+]
 CompileOption = Annotated[
     bool | None, typer.Option(help="Compile the potential; by default where the run is long.")
 ]
@@ -66,7 +68,9 @@ def main(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("npcalc-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path(
+        "npcalc-demo"
+    ),
     potential: PotentialOption = "ethanol-fast",
     picoseconds: Annotated[float, typer.Option(help="Length of the trajectory.")] = 15.0,
     reference: Annotated[Path | None, typer.Option(help="Measured spectrum, JCAMP-DX.")] = None,
@@ -82,7 +86,9 @@ def demo(
 @app.command()
 def md(
     structure: StructureArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Trajectory to write.")] = Path("md.h5"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Trajectory to write.")] = Path(
+        "md.h5"
+    ),
     potential: PotentialOption = "ethanol",
     steps: Annotated[int, typer.Option(help="Steps of the whole run.", min=1)] = 20000,
     ensemble: Annotated[Ensemble, typer.Option(help="Ensemble.")] = Ensemble.langevin,
@@ -107,12 +113,22 @@ def md(
             potential, device=device, compile=steps >= LONG_RUN if compile is None else compile
         )
         settings = MDSettings(
-            ensemble=ensemble.value, timestep_fs=timestep, temperature_K=temperature,
-            friction_per_ps=friction, seed=seed, strides=_strides(stride, calculator),
+            ensemble=ensemble.value,
+            timestep_fs=timestep,
+            temperature_K=temperature,
+            friction_per_ps=friction,
+            seed=seed,
+            strides=_strides(stride, calculator),
         )
         atoms = read_structure(structure)
         last = run_md(
-            atoms, calculator, steps, output, None if resume else settings, resume, progress=not quiet
+            atoms,
+            calculator,
+            steps,
+            output,
+            None if resume else settings,
+            resume,
+            progress=not quiet,
         )
         typer.echo(
             f"{output}: {steps} steps, {last.get_temperature():.0f} K, "
@@ -141,7 +157,9 @@ def _strides(given: list[str] | None, calculator: object) -> dict[str, int]:
 @app.command()
 def relax(
     structure: StructureArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("relaxed.xyz"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "relaxed.xyz"
+    ),
     potential: PotentialOption = "ethanol",
     fmax: Annotated[float, typer.Option(help="Largest force in eV/A.")] = 1e-3,
     steps: Annotated[int, typer.Option(help="Steps to give up after.", min=1)] = 500,
@@ -164,12 +182,18 @@ def relax(
 @app.command()
 def ir(
     trajectory: Annotated[Path, typer.Argument(help="Trajectory with dipoles.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Table (.csv); a .png goes beside it.")] = Path("ir.csv"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Table (.csv); a .png goes beside it.")
+    ] = Path("ir.csv"),
     skip: Annotated[float, typer.Option(help="Picoseconds to leave out at the start.")] = 0.0,
-    temperature: Annotated[float | None, typer.Option(help="K; by default that of the run.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="K; by default that of the run.")
+    ] = None,
     resolution: Annotated[float, typer.Option(help="Width of a sharp line in 1/cm.")] = 10.0,
     window: Annotated[str, typer.Option(help="Window of scipy.signal.")] = "hann",
-    correction: Annotated[str, typer.Option(help="harmonic, none, standard or schofield.")] = "harmonic",
+    correction: Annotated[
+        str, typer.Option(help="harmonic, none, standard or schofield.")
+    ] = "harmonic",
     reference: Annotated[Path | None, typer.Option(help="Measured spectrum, JCAMP-DX.")] = None,
 ) -> None:
     """Infrared spectrum of a trajectory, in km/mol per 1/cm."""
@@ -178,17 +202,23 @@ def ir(
 
     with _errors():
         measured = read_jcamp(reference) if reference else None
-        spectrum = trajectory_spectrum(trajectory, skip, temperature, resolution, window, correction)
+        spectrum = trajectory_spectrum(
+            trajectory, skip, temperature, resolution, window, correction
+        )
         write_table(output, spectrum)
         plot_spectrum(output.with_suffix(".png"), spectrum, reference=measured)
-        typer.echo(f"{output}, {output.with_suffix('.png')}: resolution {spectrum.resolution:.1f} 1/cm")
+        typer.echo(
+            f"{output}, {output.with_suffix('.png')}: resolution {spectrum.resolution:.1f} 1/cm"
+        )
 
 
 @app.command()
 def harmonic(
     structure: StructureArgument,
     potential: PotentialOption = "ethanol",
-    fmax: Annotated[float, typer.Option(help="Relax to this force in eV/A first; 0 does not.")] = 1e-4,
+    fmax: Annotated[
+        float, typer.Option(help="Relax to this force in eV/A first; 0 does not.")
+    ] = 1e-4,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Plot to write.")] = None,
 ) -> None:
     """Harmonic frequencies and infrared intensities."""
@@ -246,7 +276,9 @@ def info(
 def convert(
     source: Annotated[Path, typer.Argument(help=".npz in the rMD17 layout, extended XYZ, ...")],
     target: Annotated[Path, typer.Argument(help="Data set to write, .h5.")],
-    key: Annotated[list[str] | None, typer.Option(help="LABEL=KEY in the file, repeatable.")] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="LABEL=KEY in the file, repeatable.")
+    ] = None,
 ) -> None:
     """Convert reference data to npcalc's HDF5."""
     from .data import read_data

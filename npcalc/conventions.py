@@ -30,7 +30,7 @@ EV_PER_KCAL_MOL = _ase.kcal / _ase.mol
 ANGSTROM_PER_BOHR = _ase.Bohr
 E_ANGSTROM_PER_DEBYE = _ase.Debye
 
-SPEED_OF_LIGHT_CM_PER_FS = _ase._c * 100.0 * 1e-15  # noqa: SLF001 - ASE's CODATA value
+SPEED_OF_LIGHT_CM_PER_FS = _ase._c * 100.0 * 1e-15
 KM_PER_MOL = 974.8801
 """Harmonic infrared intensity in km/mol of |d mu/dQ|^2 = 1 e^2/amu: N_A e^2 / (12 eps0 c^2 amu)."""
 

@@ -43,9 +43,13 @@ def run_demo(
     """
     folder = Path(output)
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{os.fspath(output)!r} exists and is not empty: give another --output")
+        raise FileExistsError(
+            f"{os.fspath(output)!r} exists and is not empty: give another --output"
+        )
     if picoseconds <= EQUILIBRATION_PS + 3.0:
-        raise ValueError(f"{picoseconds} ps are too short: give more than {EQUILIBRATION_PS + 3.0} ps")
+        raise ValueError(
+            f"{picoseconds} ps are too short: give more than {EQUILIBRATION_PS + 3.0} ps"
+        )
     measured = read_jcamp(reference) if reference is not None else None
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
@@ -76,7 +80,10 @@ def run_demo(
     for low, high in ((700, 1180), (1180, 1600), (2700, 3300), (3500, 4000)):
         value, error = spectrum.band(low, high)
         inside = (lines.frequencies >= low) & (lines.frequencies < high)
-        rows.append(f"    {low:4d} - {high:4d}       {value:7.1f} +- {error:<7.1f}   {lines.intensities[inside].sum():10.1f}")
+        sum_of_lines = lines.intensities[inside].sum()
+        rows.append(
+            f"    {low:4d} - {high:4d}       {value:7.1f} +- {error:<7.1f}   {sum_of_lines:10.1f}"
+        )
     rows.append(f"  files               {folder}/: relaxed.xyz trajectory.h5 ir.csv ir.png")
     rows.append(f"  time                {time.perf_counter() - began:.0f} s")
     return "\n".join(rows)

@@ -140,10 +140,13 @@ class PolarizedModel(nn.Module):
             self.weight = (
                 LearnedWeight(layers[-1], self.coupling)
                 if config.electron_weight == "learned"
-                else FormalWeight([config.formal_weights[e] for e in config.elements], self.n_points)
+                else FormalWeight(
+                    [config.formal_weights[e] for e in config.elements], self.n_points
+                )
             )
         if config.charges == "increments":
             self.increments = ChargeIncrements(layers[-1], config.cutoff)
+        self.isolated_energy: Tensor
         self.register_buffer("isolated_energy", torch.zeros(self.n_species))
         self.to(dtype)
 
@@ -161,10 +164,14 @@ class PolarizedModel(nn.Module):
         species = torch.arange(self.n_species, device=buffer.device)
         none = species[:0]
         with torch.no_grad():
-            raw = self.evaluate(torch.zeros(0, 3, dtype=buffer.dtype, device=buffer.device), species, none, none)
+            raw = self.evaluate(
+                torch.zeros(0, 3, dtype=buffer.dtype, device=buffer.device), species, none, none
+            )
             buffer.copy_(raw.energy)
 
-    def forward(self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor) -> ModelOutput:
+    def forward(
+        self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
+    ) -> ModelOutput:
         """Evaluates the model.
 
         Args:
@@ -199,7 +206,8 @@ class PolarizedModel(nn.Module):
         x = self.host.embed(types, geometry)
         states: list[Tensor] = []
         scalars = x
-        for layer, update, exchange in zip(self.host.layers, self.updates, self.exchanges):  # noqa: B905
+        # TorchScript unrolls this loop; it knows neither strict=True nor other iterables here.
+        for layer, update, exchange in zip(self.host.layers, self.updates, self.exchanges):  # type: ignore[arg-type]
             if len(states) > 0:
                 geometry = self.coupling.geometry(edges, center, neighbor, d)
             x = layer(x, types, geometry)
@@ -214,7 +222,11 @@ class PolarizedModel(nn.Module):
             d,
             self.weight(scalars, species),
             self.increments(
-                self.coupling.nuclear(scalars, n), center, neighbor, nuclear_distance, nuclear_envelope
+                self.coupling.nuclear(scalars, n),
+                center,
+                neighbor,
+                nuclear_distance,
+                nuclear_envelope,
             ),
         )
 

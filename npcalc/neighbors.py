@@ -12,7 +12,9 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-def search_box(positions: Array, cell: Array, pbc: NDArray[np.bool_], pad: float) -> tuple[Array, Array]:
+def search_box(
+    positions: Array, cell: Array, pbc: NDArray[np.bool_], pad: float
+) -> tuple[Array, Array]:
     """A right-handed box around the atoms that keeps the periodic lattice vectors.
 
     The search bins space by the box, so along directions that are not periodic the user's cell is
@@ -32,14 +34,15 @@ def search_box(positions: Array, cell: Array, pbc: NDArray[np.bool_], pad: float
     periodic = box[pbc]
     # Rows of `normal` span what the periodic vectors do not.
     normal = np.linalg.svd(periodic)[2][len(periodic) :] if len(periodic) else np.eye(3)
-    for axis, direction in zip(np.flatnonzero(~pbc), normal, strict=True):
+    open_axes = np.flatnonzero(~pbc)
+    for axis, direction in zip(open_axes, normal, strict=True):
         along = positions @ direction
         box[axis] = direction * (np.ptp(along) + 2.0 * pad)
         origin += direction * (along.min() - pad)
     if np.linalg.det(box) < 0.0 and not pbc.all():
-        axis = int(np.flatnonzero(~pbc)[0])
-        origin += box[axis]
-        box[axis] = -box[axis]
+        flipped = open_axes[0]
+        origin += box[flipped]
+        box[flipped] = -box[flipped]
     return box, origin
 
 

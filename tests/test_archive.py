@@ -92,7 +92,9 @@ def test_existing_file_is_not_overwritten(saved):
 
 
 def test_unknown_name_lists_what_exists():
-    with pytest.raises(FileNotFoundError, match="no potential 'etanol'.*bundled potentials are: .*ethanol"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no potential 'etanol'.*bundled potentials are: .*ethanol"
+    ):
         npcalc.load_potential("etanol")
 
 

@@ -89,7 +89,11 @@ def test_wrapping_a_periodic_molecule_keeps_energy_and_forces(calculator):
     atoms.set_cell([12.0, 12.0, 12.0])
     atoms.pbc = True
     atoms.calc = calculator
-    energy, forces, dipole = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_dipole_moment()
+    energy, forces, dipole = (
+        atoms.get_potential_energy(),
+        atoms.get_forces(),
+        atoms.get_dipole_moment(),
+    )
     atoms.wrap()
     assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-9)
     np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-10)

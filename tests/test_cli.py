@@ -26,7 +26,9 @@ def run(tmp_path, monkeypatch):
 
 
 def test_md_resume_and_ir(run, tmp_path):
-    run("md ethanol -p p.pt --steps 600 --timestep 0.2 -q -o t.h5 --stride cell=50 --stride dipole=1")
+    run(
+        "md ethanol -p p.pt --steps 600 --timestep 0.2 -q -o t.h5 --stride cell=50 --stride dipole=1"
+    )
     assert "t.h5: 1200 steps" in run("md ethanol -p p.pt --steps 1200 -q -o t.h5 --resume")
     with Trajectory("t.h5") as trajectory:
         assert len(trajectory.values("dipole")) == 1201

@@ -51,10 +51,12 @@ def imports(path):
 
 def layer(module):
     part = module.split(".")[1] if "." in module else "__init__"
-    return LEVEL[part] if part in LEVEL else None
+    return LEVEL.get(part)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_imports_go_down(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     own = LEVEL[parts[0]]

@@ -42,8 +42,7 @@ def far_molecule():
 
 
 def wire():
-    atoms = Atoms("C2", [[0, 0, 0], [0.7, 0.4, 1.3]], cell=[0, 0, 2.6], pbc=[False, False, True])
-    return atoms
+    return Atoms("C2", [[0, 0, 0], [0.7, 0.4, 1.3]], cell=[0, 0, 2.6], pbc=[False, False, True])
 
 
 CASES = {
@@ -54,7 +53,9 @@ CASES = {
     "slab": lambda: slab([True, True, False]),
     "slab, one direction": lambda: slab([True, False, False]),
     "molecule": lambda: molecule("C6H6"),
-    "flat molecule in a cell": lambda: Atoms("C3", [[0, 0, 0], [1, 0, 0], [0, 1, 0]], cell=[9, 9, 9]),
+    "flat molecule in a cell": lambda: Atoms(
+        "C3", [[0, 0, 0], [1, 0, 0], [0, 1, 0]], cell=[9, 9, 9]
+    ),
     "far molecule": far_molecule,
     "single atom": lambda: Atoms("C", [[5.0, 5.0, 5.0]]),
     "none in range": lambda: Atoms("C2", [[0, 0, 0], [50, 0, 0]]),

@@ -49,7 +49,9 @@ def test_coincident_electron_points(coupling):
         "geometry": lambda: PairedGeometry(1, 0.05, envelope),
         "nodes": lambda: PairedNodes(1, 0.05, envelope, all_pairs=True),
     }[coupling]
-    edges = torch.tensor([[0.9, 0.0, 0.0], [-0.9, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    edges = torch.tensor(
+        [[0.9, 0.0, 0.0], [-0.9, 0.0, 0.0]], dtype=torch.float64, requires_grad=True
+    )
     d = torch.tensor([[[0.45, 0, 0]], [[-0.45, 0, 0]]], dtype=torch.float64, requires_grad=True)
     center, neighbor = torch.tensor([0, 1]), torch.tensor([1, 0])
     geometry = maker().geometry(edges, center, neighbor, d)

@@ -32,7 +32,9 @@ def test_rotation_inversion_translation(host, form, inversion, system):
     close(a["dipole"] @ matrix.T, b["dipole"], "dipole")
     if a["displacements"].size:
         close(a["displacements"] @ matrix.T, b["displacements"], "displacements")
-    born = [potential.born_effective_charges(make_graph(potential, x)).numpy() for x in (atoms, turned)]
+    born = [
+        potential.born_effective_charges(make_graph(potential, x)).numpy() for x in (atoms, turned)
+    ]
     close(matrix @ born[0] @ matrix.T, born[1], "born charges")
 
 

@@ -1,7 +1,7 @@
 """Golden numbers of the painn host: SchNetPack's PaiNN with random weights.
 
-    python -m venv peer && peer/bin/pip install "torch==2.13.0" schnetpack==2.0.4
-    peer/bin/python benchmarks/golden/schnetpack_painn.py tests/golden/painn_schnetpack.npz
+python -m venv peer && peer/bin/pip install "torch==2.13.0" schnetpack==2.0.4
+peer/bin/python benchmarks/golden/schnetpack_painn.py tests/golden/painn_schnetpack.npz
 """
 
 import sys

@@ -81,7 +81,7 @@ class DataSet:
         if label.values.shape != expected:
             raise ValueError(f"label {name!r}: expected shape {expected}, got {label.values.shape}")
         present = np.repeat(label.present, self.n_atoms) if spec.level == "atom" else label.present
-        finite = np.isfinite(label.values).reshape(rows, -1).all(1)
+        finite = np.asarray(np.isfinite(label.values).reshape(rows, -1).all(axis=1))
         if not finite[present].all():
             row = int(np.flatnonzero(present & ~finite)[0])
             index = self._structure_of(row) if spec.level == "atom" else row
@@ -233,7 +233,9 @@ class DataSet:
                 pbc=file["pbc"][...].astype(bool),
                 labels=labels,
                 provenance={
-                    k.removeprefix(prefix): str(v) for k, v in file.attrs.items() if k.startswith(prefix)
+                    k.removeprefix(prefix): str(v)
+                    for k, v in file.attrs.items()
+                    if k.startswith(prefix)
                 },
             )
 

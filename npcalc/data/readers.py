@@ -51,7 +51,9 @@ def read_npz(
     for key in ["nuclear_charges", "coords", *keys.values()]:
         if key not in arrays:
             raise ValueError(f"{os.fspath(path)!r} has no key {key!r}; it has: {', '.join(arrays)}")
-    coords = np.asarray(arrays["coords"], dtype=float) * unit_factor(LENGTH_UNITS, length_unit, "length")
+    coords = np.asarray(arrays["coords"], dtype=float) * unit_factor(
+        LENGTH_UNITS, length_unit, "length"
+    )
     n, n_atoms, _ = coords.shape
     labels = {}
     for name, key in keys.items():

@@ -186,7 +186,9 @@ class _Run:
         kinetic = atoms.get_kinetic_energy()
         temperature = kinetic / (1.5 * KB * len(atoms))
         if not np.isfinite(temperature) or temperature > s.max_temperature_K:
-            raise ValueError(f"the temperature is {temperature:.0f} K, above {s.max_temperature_K:.0f} K")
+            raise ValueError(
+                f"the temperature is {temperature:.0f} K, above {s.max_temperature_K:.0f} K"
+            )
 
     def _flush(self, step: int) -> None:
         # The edges of a kept neighbor list depend on where it was made, and with them the order of
@@ -194,12 +196,14 @@ class _Run:
         neighbors = getattr(self.atoms.calc, "neighbors", None)
         if neighbors is not None:
             neighbors.reset()
-        self.trajectory.flush(step, self.atoms, self.rng.bit_generator.state)
+        self.trajectory.flush(step, self.atoms, dict(self.rng.bit_generator.state))
 
     def _exploded(self, step: int, reason: str) -> MDExploded:
         path = Path(self.trajectory.file.filename)
         frame = path.with_name(path.stem + "-exploded.xyz")
-        bare = Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        bare = Atoms(
+            self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc
+        )
         ase.io.write(frame, bare, format="extxyz")
         return MDExploded(
             f"the dynamics broke down at step {step} ({step * self.settings.timestep_fs:.1f} fs): {reason}; "

@@ -46,7 +46,11 @@ class NotConverged(RuntimeError):  # noqa: N818 - names the outcome
 
 
 def relax(
-    atoms: Atoms, fmax: float = 1e-3, max_steps: int = 500, cell: bool = False, log: str | None = None
+    atoms: Atoms,
+    fmax: float = 1e-3,
+    max_steps: int = 500,
+    cell: bool = False,
+    log: str | None = None,
 ) -> int:
     """Relaxes a structure in place with BFGS.
 
@@ -86,7 +90,9 @@ def write_structure(path: str | os.PathLike[str], atoms: Atoms) -> None:
     """
     target = Path(path)
     if target.exists():
-        raise FileExistsError(f"{os.fspath(path)!r} exists: give another name; it is not overwritten")
+        raise FileExistsError(
+            f"{os.fspath(path)!r} exists: give another name; it is not overwritten"
+        )
     partial = target.with_name(f".partial-{target.name}")
     ase.io.write(partial, atoms)
     os.replace(partial, target)

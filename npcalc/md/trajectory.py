@@ -53,7 +53,9 @@ class Trajectory:
         try:
             self.file = h5py.File(path, mode)
         except OSError as error:
-            raise TrajectoryError(f"{os.fspath(path)!r} is not a readable HDF5 file: {error}") from error
+            raise TrajectoryError(
+                f"{os.fspath(path)!r} is not a readable HDF5 file: {error}"
+            ) from error
         if self.file.attrs.get("format") != "npcalc trajectory":
             self.file.close()
             raise TrajectoryError(f"{os.fspath(path)!r} is HDF5, but not an npcalc trajectory")
@@ -61,7 +63,11 @@ class Trajectory:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], atoms: Atoms, settings: dict[str, Any], strides: dict[str, int]
+        cls,
+        path: str | os.PathLike[str],
+        atoms: Atoms,
+        settings: dict[str, Any],
+        strides: dict[str, int],
     ) -> "Trajectory":
         """Makes a new file.
 
@@ -85,7 +91,10 @@ class Trajectory:
         partial = target.with_name(target.name + ".partial")
         n = len(atoms)
         shapes: dict[str, tuple[int, ...]] = {
-            "positions": (n, 3), "velocities": (n, 3), "cell": (3, 3), "dipole": (3,)
+            "positions": (n, 3),
+            "velocities": (n, 3),
+            "cell": (3, 3),
+            "dipole": (3,),
         }
         with h5py.File(partial, "w") as file:
             file.attrs["format"] = "npcalc trajectory"
@@ -105,7 +114,11 @@ class Trajectory:
                 group = file.create_group(name)
                 group.attrs["stride"] = stride
                 values = group.create_dataset(
-                    "values", (0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype="f8"
+                    "values",
+                    (0, *shape),
+                    maxshape=(None, *shape),
+                    chunks=(rows, *shape),
+                    dtype="f8",
                 )
                 values.attrs["unit"] = QUANTITIES[name]
                 values.attrs["meaning"] = FIELDS[name].meaning if name in FIELDS else name
@@ -124,7 +137,10 @@ class Trajectory:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

@@ -112,7 +112,9 @@ class PairedGeometry(Coupling):
         bare = self.bare(edges, center, neighbor)
         d_i = d[center]
         d_j = d[neighbor]
-        vectors = torch.cat([edges[:, None] + d_j, edges[:, None] - d_i, edges[:, None] + d_j - d_i], 1)
+        vectors = torch.cat(
+            [edges[:, None] + d_j, edges[:, None] - d_i, edges[:, None] + d_j - d_i], 1
+        )
         distance = torch.sqrt((vectors * vectors).sum(-1) + self.softening2)  # (E, 3 n_points)
         mean_ee = edges + (d_j - d_i).mean(1)
         length = torch.sqrt((mean_ee * mean_ee).sum(-1) + self.softening2)

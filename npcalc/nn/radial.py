@@ -22,6 +22,7 @@ class BesselBasis(nn.Module):
         super().__init__()
         self.norm = math.sqrt(2.0 / cutoff)
         n = torch.arange(1, n_basis + 1, dtype=torch.float64)
+        self.frequencies: Tensor
         self.register_buffer("frequencies", n * math.pi / cutoff, persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
@@ -42,6 +43,7 @@ class GaussianBasis(nn.Module):
         super().__init__()
         self.coefficient = -0.5 * ((n_basis - 1) / cutoff) ** 2
         centers = torch.arange(n_basis, dtype=torch.float64) * (cutoff / (n_basis - 1))
+        self.centers: Tensor
         self.register_buffer("centers", centers, persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:

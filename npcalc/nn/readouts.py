@@ -43,6 +43,7 @@ class FormalWeight(nn.Module):
         super().__init__()
         self.n_points = n_points
         each = torch.tensor(weights, dtype=torch.float64) / max(n_points, 1)
+        self.weights: Tensor
         self.register_buffer("weights", each, persistent=False)
 
     def forward(self, scalars: Tensor, species: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ class ArchiveError(ValueError):
     """The file is not a potential, is damaged, or is of a newer format."""
 
 
-def build_module(card: Card, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> PotentialModule:
+def build_module(
+    card: Card, weights: dict[str, torch.Tensor], dtype: torch.dtype
+) -> PotentialModule:
     """The potential that a card and its weights describe, in evaluation mode.
 
     Args:
@@ -43,7 +45,9 @@ def build_module(card: Card, weights: dict[str, torch.Tensor], dtype: torch.dtyp
     expected = dict(model.named_parameters())
     if set(expected) != set(weights):
         odd = sorted(set(expected) ^ set(weights))
-        raise ArchiveError(f"card and weights do not fit: {len(odd)} names differ, first {odd[0]!r}")
+        raise ArchiveError(
+            f"card and weights do not fit: {len(odd)} names differ, first {odd[0]!r}"
+        )
     with torch.no_grad():
         for name, parameter in expected.items():
             if parameter.shape != weights[name].shape:

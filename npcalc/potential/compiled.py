@@ -64,7 +64,7 @@ def compile_graph(graph_module: GraphModule, example: Sequence[Any]) -> Callable
     compiled = torch.compile(graph_module, dynamic=False, fullgraph=True)
     try:
         compiled(*example)
-    except Exception as error:  # noqa: BLE001 - the compiler may fail in many ways
+    except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         warnings.warn(
             f"compilation failed ({first_line}): running the traced graph without it, slower",

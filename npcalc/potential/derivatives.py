@@ -50,7 +50,9 @@ class EdgePotential(nn.Module):
         self.model = model
         self.scale = scale
 
-    def forward(self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor) -> AtomicOutput:
+    def forward(
+        self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
+    ) -> AtomicOutput:
         """Evaluates the potential; in training mode the outputs can be differentiated again.
 
         Args:
@@ -68,7 +70,11 @@ class EdgePotential(nn.Module):
         out = self.model(edges, species, center, neighbor)
         energies = out.energy * self.scale
         found = torch.autograd.grad(
-            [energies.sum()], [edges], create_graph=self.training, retain_graph=True, allow_unused=True
+            [energies.sum()],
+            [edges],
+            create_graph=self.training,
+            retain_graph=True,
+            allow_unused=True,
         )[0]
         gradient = torch.zeros_like(edges) if found is None else found
         forces = sum_edges(gradient, center, n) - sum_edges(gradient, neighbor, n)
@@ -119,6 +125,8 @@ class PotentialModule(nn.Module):
     ) -> None:
         super().__init__()
         self.edge_potential = EdgePotential(model, scale)
+        self.reference: Tensor
+        self.formal: Tensor
         self.register_buffer("reference", torch.tensor(reference_energies, dtype=torch.float64))
         self.register_buffer("formal", torch.tensor(formal_charges, dtype=torch.float64))
 

@@ -119,7 +119,9 @@ class Potential:
             FileExistsError: The file exists.
         """
         if Path(path).exists() and not overwrite:
-            raise FileExistsError(f"{os.fspath(path)!r} exists: give another name or allow overwriting")
+            raise FileExistsError(
+                f"{os.fspath(path)!r} exists: give another name or allow overwriting"
+            )
         write_archive(path, self.card, self.module.edge_potential.model)
 
 

@@ -90,7 +90,7 @@ def harmonic_spectrum(atoms: Atoms, hessian: Array, born_charges: Array) -> Harm
     # sqrt(eV/(A^2 amu)) is the inverse of ASE's unit of time, so hbar * omega is in eV.
     from ase import units
 
-    energy = units._hbar * units.J * units.s * np.sqrt(np.abs(values))  # noqa: SLF001
+    energy = units._hbar * units.J * units.s * np.sqrt(np.abs(values))
     slopes = born_charges.transpose(1, 0, 2).reshape(3, 3 * n) @ (modes / root).T
     return HarmonicSpectrum(
         frequencies=np.sign(values) * energy * INVERSE_CM_PER_EV,

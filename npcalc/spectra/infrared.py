@@ -23,7 +23,9 @@ Array = NDArray[np.float64]
 # hbar omega / k_B T = wavenumber * this / T
 KELVIN_PER_INVERSE_CM = 100.0 * physical_constants["inverse meter-kelvin relationship"][0]
 AMU_A2_PER_FS2_IN_EV = (
-    physical_constants["atomic mass constant"][0] * 1e10 / physical_constants["elementary charge"][0]
+    physical_constants["atomic mass constant"][0]
+    * 1e10
+    / physical_constants["elementary charge"][0]
 )
 
 CORRECTIONS: dict[str, Callable[[Array], Array]] = {
@@ -103,9 +105,13 @@ def infrared_spectrum(
     if not np.isfinite(dipoles).all():
         raise ValueError("dipoles: some are NaN or infinite")
     if correction not in CORRECTIONS:
-        raise ValueError(f"unknown correction {correction!r}: expected one of {', '.join(CORRECTIONS)}")
+        raise ValueError(
+            f"unknown correction {correction!r}: expected one of {', '.join(CORRECTIONS)}"
+        )
     if temperature_K <= 0.0 or interval_fs <= 0.0:
-        raise ValueError(f"expected positive temperature and interval, got {temperature_K}, {interval_fs}")
+        raise ValueError(
+            f"expected positive temperature and interval, got {temperature_K}, {interval_fs}"
+        )
     shape = get_window(window, 1024)
     # Equivalent noise bandwidth of the window in units of one frequency bin.
     bandwidth = len(shape) * float((shape**2).sum() / shape.sum() ** 2)
@@ -121,8 +127,15 @@ def infrared_spectrum(
     blocks = []
     for block in np.array_split(rates, n_blocks):
         frequency, power = welch(
-            detrend(block, axis=0, type="constant"), fs=1.0 / interval_fs, window=window, nperseg=length,
-            nfft=4 * length, axis=0, detrend=False, return_onesided=True, scaling="density",
+            detrend(block, axis=0, type="constant"),
+            fs=1.0 / interval_fs,
+            window=window,
+            nperseg=length,
+            nfft=4 * length,
+            axis=0,
+            detrend=False,
+            return_onesided=True,
+            scaling="density",
         )
         blocks.append(0.5 * power.sum(axis=1))
     wavenumbers = frequency / SPEED_OF_LIGHT_CM_PER_FS

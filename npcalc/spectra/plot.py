@@ -43,15 +43,21 @@ def plot_spectrum(
         axes.plot(x, y, color="C0", linewidth=1.0, label="molecular dynamics")
         top = float(y[x > 200.0].max()) if (x > 200.0).any() else float(y.max())
     if reference is not None:
-        axes.plot(reference[0], reference[1] * top, color="C7", linewidth=0.8, label="measured (scaled)")
+        axes.plot(
+            reference[0], reference[1] * top, color="C7", linewidth=0.8, label="measured (scaled)"
+        )
     axes.set_ylim(-0.35 * top if harmonic is not None else 0.0, 1.1 * top)
     if harmonic is not None:
         sticks = axes.twinx()
         largest = float(harmonic.intensities.max())
-        sticks.vlines(harmonic.frequencies, 0.0, -harmonic.intensities, color="C3", label="harmonic")
+        sticks.vlines(
+            harmonic.frequencies, 0.0, -harmonic.intensities, color="C3", label="harmonic"
+        )
         sticks.set_ylim(-1.15 * largest, 3.6 * largest)
         sticks.set_yticks([0.0, -largest], ["0", f"{largest:.0f}"])
-        sticks.set_ylabel("harmonic intensity (km mol$^{-1}$)", loc="bottom", color="C3", fontsize=8)
+        sticks.set_ylabel(
+            "harmonic intensity (km mol$^{-1}$)", loc="bottom", color="C3", fontsize=8
+        )
         axes.axhline(0.0, color="0.6", linewidth=0.5)
         axes.plot([], [], color="C3", label="harmonic lines")
     axes.legend(frameon=False)

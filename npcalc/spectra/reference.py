@@ -37,7 +37,9 @@ def read_jcamp(path: str | os.PathLike[str]) -> tuple[Array, Array]:
     if "micro" in unit:
         x = 1e4 / x
     elif "cm" not in unit:
-        raise ValueError(f"{os.fspath(path)!r}: unknown x unit {unit!r}, expected 1/CM or MICROMETERS")
+        raise ValueError(
+            f"{os.fspath(path)!r}: unknown x unit {unit!r}, expected 1/CM or MICROMETERS"
+        )
     if "trans" in str(content.get("yunits", "")).lower():
         y = -np.log10(np.clip(y, 1e-3, None))
     order = np.argsort(x)

@@ -36,7 +36,9 @@ def trajectory_spectrum(
     """
     with Trajectory(path) as trajectory:
         if "dipole" not in trajectory.quantities:
-            raise ValueError(f"{os.fspath(path)!r} has no dipoles; it has: {', '.join(trajectory.quantities)}")
+            raise ValueError(
+                f"{os.fspath(path)!r} has no dipoles; it has: {', '.join(trajectory.quantities)}"
+            )
         times = trajectory.times_fs("dipole")
         dipoles = trajectory.values("dipole")[times >= 1000.0 * skip_ps]
         interval = trajectory.stride("dipole") * trajectory.timestep_fs
@@ -54,8 +56,15 @@ def write_table(path: str | os.PathLike[str], spectrum: Spectrum) -> None:
     Args:
         path: File to write.
         spectrum: The spectrum.
+
+    Raises:
+        FileExistsError: The file exists.
     """
     target = Path(path)
+    if target.exists():
+        raise FileExistsError(
+            f"{os.fspath(path)!r} exists: give another name; it is not overwritten"
+        )
     partial = target.with_name(target.name + ".partial")
     columns = np.column_stack([spectrum.wavenumbers, spectrum.absorption, spectrum.error])
     header = "wavenumber_per_cm,absorption_km_per_mol_cm,standard_error"

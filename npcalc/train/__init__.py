@@ -30,4 +30,13 @@ def train(config: TrainConfig | str | os.PathLike[str], progress: bool = True) -
     return path
 
 
-__all__ = ["ConfigError", "Errors", "TrainConfig", "Trainer", "export", "load_config", "parse_config", "train"]
+__all__ = [
+    "ConfigError",
+    "Errors",
+    "TrainConfig",
+    "Trainer",
+    "export",
+    "load_config",
+    "parse_config",
+    "train",
+]

@@ -43,7 +43,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start anew") from error
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({error}): delete it to start anew"
+        ) from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this version: {metadata.get('format')}")
     return tensors, json.loads(metadata["state"])

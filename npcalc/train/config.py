@@ -211,7 +211,7 @@ def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
         from ..nn.hosts import HOSTS
 
         if part in HOSTS:
-            section = HOSTS[str(part)][0]
+            section = HOSTS[str(part)][0]  # type: ignore[assignment]
             continue
         annotation = section.model_fields[str(part)].annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):

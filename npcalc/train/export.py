@@ -28,11 +28,13 @@ def export(trainer: Trainer, overwrite: bool = False) -> Path:
     Raises:
         FileExistsError: The file exists.
     """
-    errors = {split: trainer.errors(split) for split in ("validation", "test") if split in trainer.splits}
+    errors: dict[str, Errors] = {
+        split: trainer.errors(split) for split in ("validation", "test") if split in trainer.splits
+    }
     trainer.write_summary(errors)
     target = trainer.output / f"{trainer.config.name}.pt"
     card = make_card(trainer, errors)
-    weights = dict(trainer.best_model().named_parameters())
+    weights: dict[str, torch.Tensor] = dict(trainer.best_model().named_parameters())
     Potential(card, weights, device="cpu").save(target, overwrite)
     return target
 
@@ -102,7 +104,7 @@ def common_formula(data: DataSet) -> str:
 def displacement_range(trainer: Trainer) -> dict[str, float]:
     """Largest displacement of each element in Angstrom over the training structures."""
     model = trainer.best_model()
-    largest = {z: 0.0 for z in trainer.elements}
+    largest = dict.fromkeys(trainer.elements, 0.0)
     if model.n_points == 0:
         return {}
     with torch.no_grad():

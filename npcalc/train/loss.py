@@ -57,14 +57,14 @@ class LossModule(nn.Module):
     Args:
         potential: The potential, in training mode.
         config: Weights and form of the terms.
-        compile: Whether to trace and compile.
+        compiled: Whether to trace and compile.
     """
 
-    def __init__(self, potential: EdgePotential, config: LossConfig, compile: bool) -> None:
+    def __init__(self, potential: EdgePotential, config: LossConfig, compiled: bool) -> None:
         super().__init__()
         self.potential = potential.train()
         self.config = config
-        self.compile = compile
+        self.compiled = compiled
         self.names = [name for name, _ in potential.named_parameters()]
         self._graphs: dict[tuple[int, int], Callable[..., tuple[Tensor, Tensor]]] = {}
 
@@ -74,7 +74,7 @@ class LossModule(nn.Module):
 
     def evaluate(self, weights: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """The same with other weights, for example averaged ones, in the order of parameters."""
-        if not self.compile:
+        if not self.compiled:
             return self._eager(weights, *batch)
         sizes = (batch.species.shape[0], batch.center.shape[0])
         if sizes not in self._graphs:
@@ -100,7 +100,5 @@ class LossModule(nn.Module):
             + c.dipole * _term(dipole, present_d, c)
         )
         rows = [(energy, batch.has_energy), (forces, present_f), (dipole, present_d)]
-        sums = [
-            torch.stack([(x.abs() * m).sum(), (x * x * m).sum(), m.sum()]) for x, m in rows
-        ]
+        sums = [torch.stack([(x.abs() * m).sum(), (x * x * m).sum(), m.sum()]) for x, m in rows]
         return loss, torch.stack(sums).detach()

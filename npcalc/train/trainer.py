@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ..data import DataSet, fit_reference_energies, random_split, read_data
 from ..conventions import FIELDS
+from ..data import DataSet, fit_reference_energies, random_split, read_data
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
 from .batches import Batches
@@ -90,7 +90,9 @@ class Trainer:
         self.batches = {name: self._batches(data) for name, data in self.splits.items()}
         self.scale = self._scale()
         torch.manual_seed(opt.seed)
-        self.potential = EdgePotential(PolarizedModel(self.model_config), self.scale).to(self.device)
+        self.potential = EdgePotential(PolarizedModel(self.model_config), self.scale).to(
+            self.device
+        )
         self.loss = LossModule(self.potential, config.loss, opt.compile == "auto")
         self.weights: list[Tensor] = list(self.potential.parameters())
         self.averages = [p.detach().clone() for p in self.weights]
@@ -99,7 +101,13 @@ class Trainer:
             self.weights, lr=opt.learning_rate, weight_decay=opt.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate)
-        self.state: dict[str, Any] = {"epoch": 0, "step": 0, "best": math.inf, "best_epoch": 0, "seconds": 0.0}
+        self.state: dict[str, Any] = {
+            "epoch": 0,
+            "step": 0,
+            "best": math.inf,
+            "best_epoch": 0,
+            "seconds": 0.0,
+        }
         self.output = Path(config.output)
         self.checkpoint = self.output / "checkpoint.safetensors"
         self.log = self.output / "log.csv"
@@ -236,7 +244,9 @@ class Trainer:
                 }
         self.schedule.last_epoch = self.state["step"]
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.training.learning_rate * self._learning_rate(self.state["step"])
+            group["lr"] = self.config.training.learning_rate * self._learning_rate(
+                self.state["step"]
+            )
         if self.processes.first:
             self._cut_log(self.state["epoch"])
 
@@ -259,8 +269,14 @@ class Trainer:
         opt = self.config.training
         module = self.processes.wrap(self.loss)
         show = progress and self.processes.first
-        bar = tqdm(range(self.state["epoch"], opt.epochs), initial=self.state["epoch"],
-                   total=opt.epochs, desc=self.config.name, unit="epoch", disable=not show)
+        bar = tqdm(
+            range(self.state["epoch"], opt.epochs),
+            initial=self.state["epoch"],
+            total=opt.epochs,
+            desc=self.config.name,
+            unit="epoch",
+            disable=not show,
+        )
         for epoch in bar:
             began = time.perf_counter()
             train_loss = self._epoch(module, epoch)
@@ -311,7 +327,7 @@ class Trainer:
         """
         use = self.best if weights is None else weights
         total = torch.zeros(3, 3, dtype=torch.float64, device=self.device)
-        with torch.no_grad() if self.loss.compile else torch.enable_grad():
+        with torch.no_grad() if self.loss.compiled else torch.enable_grad():
             for k, batch in enumerate(self.batches[split].ordered()):
                 if k % self.processes.count == self.processes.rank:
                     total += self.loss.evaluate(use, batch)[1]
@@ -346,8 +362,11 @@ class Trainer:
 
     def write_summary(self, errors: dict[str, Errors]) -> None:
         """Writes ``summary.json`` with the state and the final errors by split."""
-        summary = {"state": self.state, "errors": {k: v._asdict() for k, v in errors.items()},
-                   "units": {k: FIELDS[k].unit for k in ("energy", "forces", "dipole")}}
+        summary = {
+            "state": self.state,
+            "errors": {k: v._asdict() for k, v in errors.items()},
+            "units": {k: FIELDS[k].unit for k in ("energy", "forces", "dipole")},
+        }
         partial = self.output / "summary.json.partial"
         partial.write_text(json.dumps(summary, indent=1))
         os.replace(partial, self.output / "summary.json")

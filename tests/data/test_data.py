@@ -144,7 +144,9 @@ def test_bad_npz(tmp_path, change, keys, match):
 
 
 def test_bad_xyz_keys(tmp_path):
-    with pytest.raises(ValueError, match="no structure has the key 'REF_energy' for label 'energy'"):
+    with pytest.raises(
+        ValueError, match="no structure has the key 'REF_energy' for label 'energy'"
+    ):
         from_atoms(frames(), {"energy": "REF_energy"})
     atoms = frames()[0]
     atoms.info["mu"] = [1.0, 2.0]
@@ -174,7 +176,7 @@ def test_data_set_checks():
         replace(data, labels={"energy": Label(np.zeros(2), np.ones(3, bool))})
     with pytest.raises(ValueError, match="unknown label 'magic'"):
         replace(data, labels={"magic": Label(np.zeros(3), np.ones(3, bool))})
-    with pytest.raises(ValueError, match="'dipole' is asked for.*has: energy, forces"):
+    with pytest.raises(ValueError, match=r"'dipole' is asked for.*has: energy, forces"):
         data.require("dipole")
 
 

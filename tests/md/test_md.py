@@ -19,7 +19,15 @@ from npcalc.md import (
     run_md,
 )
 
-ALL = {"positions": 5, "velocities": 10, "cell": 20, "dipole": 2, "energy": 1, "kinetic_energy": 1, "temperature": 1}
+ALL = {
+    "positions": 5,
+    "velocities": 10,
+    "cell": 20,
+    "dipole": 2,
+    "energy": 1,
+    "kinetic_energy": 1,
+    "temperature": 1,
+}
 
 
 class Springs(Calculator):
@@ -29,7 +37,12 @@ class Springs(Calculator):
 
     def __init__(self, reference, stiffness=5.0, broken_after=None):
         super().__init__()
-        self.reference, self.stiffness, self.broken_after, self.calls = reference, stiffness, broken_after, 0
+        self.reference, self.stiffness, self.broken_after, self.calls = (
+            reference,
+            stiffness,
+            broken_after,
+            0,
+        )
 
     def calculate(self, atoms=None, properties=None, system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
@@ -37,7 +50,11 @@ class Springs(Calculator):
         offset = self.atoms.positions - self.reference
         sign = 1.0 if self.broken_after is None or self.calls < self.broken_after else -50.0
         energy = 0.5 * sign * self.stiffness * (offset**2).sum()
-        self.results = {"energy": energy, "forces": -sign * self.stiffness * offset, "dipole": offset.sum(0)}
+        self.results = {
+            "energy": energy,
+            "forces": -sign * self.stiffness * offset,
+            "dipole": offset.sum(0),
+        }
 
 
 def spring_system():
@@ -86,7 +103,9 @@ def test_langevin_reaches_the_temperature(tmp_path):
 @pytest.mark.parametrize("ensemble", ["langevin", "nve"])
 def test_a_resumed_run_is_identical(tmp_path, ensemble):
     potential = make_potential("painn", "geometry", dtype="float32", card={"scale": 0.02})
-    settings = MDSettings(ensemble=ensemble, strides=ALL, block=20, timestep_fs=0.2, temperature_K=50)
+    settings = MDSettings(
+        ensemble=ensemble, strides=ALL, block=20, timestep_fs=0.2, temperature_K=50
+    )
     run_md(ethanol(0.0), NPCalculator(potential), 60, tmp_path / "a.h5", settings, progress=False)
 
     class Killed(NPCalculator):

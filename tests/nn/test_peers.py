@@ -53,7 +53,12 @@ def test_painn_is_schnetpacks():
     file = dict(np.load(GOLDEN / "painn_schnetpack.npz"))
     host = {"name": "painn", "channels": 8, "n_layers": 3, "n_basis": 10, "basis": "gaussian"}
     config = ModelConfig(
-        host=host, elements=ELEMENTS, cutoff=CUTOFF, envelope="cosine", polarization="none", dipole=False
+        host=host,
+        elements=ELEMENTS,
+        cutoff=CUTOFF,
+        envelope="cosine",
+        polarization="none",
+        dipole=False,
     )
     model = PolarizedModel(config, torch.float64)
     c = 8
@@ -108,7 +113,9 @@ def nequip_layer_weights(peer, index, layer: NequIPLayer, inputs, embedding):
     for ir in sorted(outputs):
         k = outputs.index(ir)
         n_in = layer.convolution.paths[k] * c
-        values[f"after.{k}.weight"] = flat[start : start + n_in * widths[k]].reshape(n_in, widths[k])
+        values[f"after.{k}.weight"] = flat[start : start + n_in * widths[k]].reshape(
+            n_in, widths[k]
+        )
         start += n_in * widths[k]
     assert start == len(flat)
     if index > 0:
@@ -161,7 +168,9 @@ def test_convolution_is_e3nns_tensor_product():
     y = torch.randn(5, 9, dtype=torch.float64)
     for out in (o3.Irrep("0e"), o3.Irrep("1o"), o3.Irrep("2e"), o3.Irrep("2o")):
         found = path_matrices(inputs, harmonics, out)
-        pairs = [(i, j) for i, a in enumerate(inputs) for j, b in enumerate(harmonics) if out in a * b]
+        pairs = [
+            (i, j) for i, a in enumerate(inputs) for j, b in enumerate(harmonics) if out in a * b
+        ]
         assert len(found) == len(pairs) > 0
         for table, (i, j) in zip(found, pairs, strict=True):
             tp = o3.TensorProduct(

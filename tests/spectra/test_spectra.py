@@ -37,7 +37,9 @@ def test_unit_constant():
 @pytest.mark.parametrize("temperature", [50.0, 300.0])
 @pytest.mark.parametrize("window", ["hann", "blackman"])
 def test_oscillator_integrates_to_its_intensity(wavenumber, temperature, window):
-    spectrum = infrared_spectrum(oscillator(wavenumber, temperature), 1.0, temperature, window=window)
+    spectrum = infrared_spectrum(
+        oscillator(wavenumber, temperature), 1.0, temperature, window=window
+    )
     value, _ = spectrum.band(wavenumber - 150, wavenumber + 150)
     assert value == pytest.approx(KM_PER_MOL * (SLOPE**2).sum(), rel=2e-3)
     peak = spectrum.wavenumbers[spectrum.absorption.argmax()]
@@ -77,9 +79,10 @@ def test_block_errors_cover_the_noise():
     rng = np.random.default_rng(0)
     spectrum = infrared_spectrum(rng.normal(size=(40000, 3)).cumsum(0), 1.0, 300.0, n_blocks=20)
     inside = (spectrum.wavenumbers > 500) & (spectrum.wavenumbers < 4000)
-    level = spectrum.absorption[inside] * np.sinc(
-        spectrum.wavenumbers[inside] * SPEED_OF_LIGHT_CM_PER_FS
-    ) ** 2
+    level = (
+        spectrum.absorption[inside]
+        * np.sinc(spectrum.wavenumbers[inside] * SPEED_OF_LIGHT_CM_PER_FS) ** 2
+    )
     ratio = level.std() / spectrum.error[inside].mean()
     assert 0.6 < ratio < 1.5
 
@@ -88,7 +91,10 @@ def test_block_errors_cover_the_noise():
     ("arguments", "match"),
     [
         ((np.zeros((100, 2)), 1.0, 300.0), r"expected shape \(n, 3\)"),
-        ((np.zeros((100, 3)), 1.0, 300.0), "too few for a resolution of 10.0 1/cm: .* ps are needed"),
+        (
+            (np.zeros((100, 3)), 1.0, 300.0),
+            "too few for a resolution of 10.0 1/cm: .* ps are needed",
+        ),
         ((np.full((9999, 3), np.nan), 1.0, 300.0), "NaN"),
         ((np.zeros((99999, 3)), 1.0, 0.0), "expected positive temperature"),
         ((np.zeros((99999, 3)), 1.0, 300.0, 10.0, "hann", "magic"), "unknown correction 'magic'"),

@@ -57,7 +57,9 @@ def test_training_learns_energies_forces_and_dipoles(trained):
     assert float(log[-1]["dipole_mae"]) < 0.5 * np.abs(data.labels["dipole"].values).mean()
     card = load_potential(path).card
     assert card.composition == "C2H6O"
-    assert card.errors["validation"]["forces_mae"] == pytest.approx(float(log[-1]["forces_mae"]), rel=0.2)
+    assert card.errors["validation"]["forces_mae"] == pytest.approx(
+        float(log[-1]["forces_mae"]), rel=0.2
+    )
     assert set(card.displacement_range) == {"H", "C", "O"}
     assert max(card.displacement_range.values()) > 0.001
     assert not list(folder.glob("*.partial"))
@@ -80,8 +82,12 @@ def test_exported_potential_has_the_errors_of_its_card(trained):
     errors = calculator.potential.card.errors["validation"]
     found = np.abs(np.concatenate(forces) - labels["forces"]).mean()
     assert found == pytest.approx(errors["forces_mae"], rel=1e-3)
-    assert np.abs(energies - labels["energy"]).mean() == pytest.approx(errors["energy_mae"], rel=1e-2)
-    assert np.abs(dipoles - labels["dipole"]).mean() == pytest.approx(errors["dipole_mae"], rel=1e-3)
+    assert np.abs(energies - labels["energy"]).mean() == pytest.approx(
+        errors["energy_mae"], rel=1e-2
+    )
+    assert np.abs(dipoles - labels["dipole"]).mean() == pytest.approx(
+        errors["dipole_mae"], rel=1e-3
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
@@ -108,9 +114,13 @@ def test_a_resumed_run_is_identical(tmp_path, monkeypatch):
     b, sb = load_checkpoint(tmp_path / "broken" / "checkpoint.safetensors")
     for name in a:
         assert torch.equal(a[name], b[name]), name
-    assert {k: v for k, v in sa.items() if k != "seconds"} == {k: v for k, v in sb.items() if k != "seconds"}
+    assert {k: v for k, v in sa.items() if k != "seconds"} == {
+        k: v for k, v in sb.items() if k != "seconds"
+    }
     strip = [{k: v for k, v in r.items() if k != "seconds"} for r in rows(tmp_path / "whole")]
-    assert strip == [{k: v for k, v in r.items() if k != "seconds"} for r in rows(tmp_path / "broken")]
+    assert strip == [
+        {k: v for k, v in r.items() if k != "seconds"} for r in rows(tmp_path / "broken")
+    ]
 
 
 @pytest.mark.slow
@@ -121,7 +131,10 @@ def test_compiled_step_equals_eager(tmp_path):
         eager = Trainer(parse_config(raw_config(tmp_path / "e")))
         batch = compiled.batches["train"].make(np.arange(10))
         losses = [t.loss(*batch)[0] for t in (compiled, eager)]
-        gradients = [torch.autograd.grad(loss, t.weights) for loss, t in zip(losses, (compiled, eager), strict=True)]
+        gradients = [
+            torch.autograd.grad(loss, t.weights)
+            for loss, t in zip(losses, (compiled, eager), strict=True)
+        ]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()) + 1e-6)
@@ -161,13 +174,22 @@ def write(tmp_path, raw):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda c: c.update(traning={}), "unknown key 'traning', the nearest known key is 'training'"),
-        (lambda c: c["training"].update(batchsize=1), "'training.batchsize', the nearest known key is 'batch_size'"),
+        (
+            lambda c: c.update(traning={}),
+            "unknown key 'traning', the nearest known key is 'training'",
+        ),
+        (
+            lambda c: c["training"].update(batchsize=1),
+            "'training.batchsize', the nearest known key is 'batch_size'",
+        ),
         (lambda c: c["model"]["host"].update(chanels=1), "the nearest known key is 'channels'"),
         (lambda c: c["model"]["host"].update(name="pain"), "model.host"),
         (lambda c: c["training"].update(epochs=0), "'training.epochs': .* got 0"),
         (lambda c: c.pop("data"), "'data' is missing"),
-        (lambda c: c["model"].update(polarization="none"), "a dipole needs moving points or a charge model"),
+        (
+            lambda c: c["model"].update(polarization="none"),
+            "a dipole needs moving points or a charge model",
+        ),
         (lambda c: c["model"].update(elements=["H", "Xq"]), "unknown chemical symbols"),
     ],
 )

@@ -20,7 +20,7 @@ def make_host(spec: PointSpec, config: HostConfig) -> Host:
     Returns:
         The network with new random weights.
     """
-    return HOSTS[config.name][1](spec, config)  # type: ignore[arg-type]
+    return HOSTS[config.name][1](spec, config)
 
 
 __all__ = ["HOSTS", "EdgeGeometry", "Host", "HostConfig", "HostLayer", "PointSpec", "make_host"]

@@ -124,6 +124,7 @@ class Convolution(nn.Module):
         # (n_harmonics, Q, d_in) with Q the components of all paths
         table = torch.cat(blocks, dim=1)
         self.q = table.shape[1]
+        self.table: Tensor
         self.register_buffer("table", table.flatten(1), persistent=False)
         widths = [spec.n_distances * config.n_basis] + [config.radial_width] * config.radial_depth
         layers: list[nn.Module] = [ScaledLinear(widths[0], widths[1])]
@@ -153,7 +154,7 @@ class Convolution(nn.Module):
         parts: list[Tensor] = []
         w0 = 0
         q0 = 0
-        for n_paths, dim in zip(self.paths, self.dims):  # noqa: B905
+        for n_paths, dim in zip(self.paths, self.dims):
             w = weight[:, w0 * c : (w0 + n_paths) * c].reshape(-1, n_paths, 1, c)
             part = y[:, q0 : q0 + n_paths * dim].reshape(-1, n_paths, dim, c) * w
             parts.append(part.reshape(-1, n_paths * dim, c))
@@ -274,8 +275,12 @@ class NequIPLayer(HostLayer):
             [ScaledLinear(n * c, w) for n, w in zip(self.convolution.paths, widths, strict=True)]
         )
         self.connect = nn.ModuleList(
-            [] if first else [TypeLinear(spec.n_types, c, w) if ir in inputs else _Nothing(w)
-                              for ir, w in zip(outputs, widths, strict=True)]
+            []
+            if first
+            else [
+                TypeLinear(spec.n_types, c, w) if ir in inputs else _Nothing(w)
+                for ir, w in zip(outputs, widths, strict=True)
+            ]
         )
         starts = [0]
         for ir in inputs:
