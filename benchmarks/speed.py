@@ -103,7 +103,9 @@ def main(peer: str, output: Path) -> None:
     results: dict[str, list[dict]] = {}
     for _ in range(ROUNDS):
         jobs = [(c, [sys.executable, __file__, "--case", c]) for c in CASES]
-        jobs += [(f"schnetpack {c}", [peer, str(HERE / "speed_schnetpack.py"), c]) for c in PEER_CASES]
+        jobs += [
+            (f"schnetpack {c}", [peer, str(HERE / "speed_schnetpack.py"), c]) for c in PEER_CASES
+        ]
         for name, command in jobs:
             done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
             results.setdefault(name, []).append(json.loads(done.stdout.strip().splitlines()[-1]))

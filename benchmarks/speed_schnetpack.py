@@ -1,9 +1,13 @@
 """SchNetPack's PaiNN (64 channels, 3 layers, 5 A) with forces and dipole; run by speed.py."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import TypeVar
+
+# SchNetPack's calculator loads a pickled model; this one was made a moment ago by this script.
+os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 
 import numpy as np
 import torch

@@ -59,7 +59,8 @@ def harmonic(name: str, folder: Path) -> tuple[dict, Atoms, np.ndarray, np.ndarr
         "gauche_frequencies": bent.frequencies.round(1).tolist(),
         "gauche_intensities": bent.intensities.round(1).tolist(),
         "gauche_dihedral": float(gauche.get_dihedral(other, carbon, oxygen, hydrogen)),
-        "gauche_minus_trans_meV": 1000 * (gauche.get_potential_energy() - trans.get_potential_energy()),
+        "gauche_minus_trans_meV": 1000
+        * (gauche.get_potential_energy() - trans.get_potential_energy()),
     }
     return out, trans, lines.frequencies, lines.intensities
 
@@ -109,7 +110,15 @@ def langevin(atoms: Atoms, calculator: NPCalculator, folder: Path) -> dict:
     }
 
 
-BANDS = ((350, 480), (700, 960), (960, 1180), (1180, 1300), (1300, 1520), (2750, 3200), (3600, 3850))
+BANDS = (
+    (350, 480),
+    (700, 960),
+    (960, 1180),
+    (1180, 1300),
+    (1300, 1520),
+    (2750, 3200),
+    (3600, 3850),
+)
 
 
 def cold_spectrum(
@@ -132,7 +141,11 @@ def cold_spectrum(
         )  # fmt: skip
     total, error = spectrum.band(350, 3850)
     expected = float(lines[1][lines[0] > 350].sum())
-    return {"cold_bands": rows, "cold_total_ratio": total / expected, "cold_total_error": error / expected}
+    return {
+        "cold_bands": rows,
+        "cold_total_ratio": total / expected,
+        "cold_total_error": error / expected,
+    }
 
 
 def main(folder: Path, name: str, output: Path) -> None:

@@ -28,7 +28,7 @@ run_md(atoms, calculator, n_steps, folder / "infrared.h5", settings)
 with Trajectory(folder / "infrared.h5") as trajectory:
     dipoles = trajectory.values("dipole")
 dipoles = dipoles[len(dipoles) // 8 :]  # the first part is equilibration
-resolution = 20.0 if n_steps >= 20000 else 200.0
+resolution = 20.0 if n_steps >= 20000 else 400.0
 spectrum = infrared_spectrum(dipoles, 1.0, 300, resolution)
 plot_spectrum(folder / "infrared.png", spectrum, lines, title="ethanol, 300 K")
 

@@ -26,6 +26,9 @@ StructureArgument = Annotated[
 CompileOption = Annotated[
     bool | None, typer.Option(help="Compile the potential; by default where the run is long.")
 ]
+ThreadsOption = Annotated[
+    int, typer.Option(help="CPU threads; more than one pays from some hundred atoms on.", min=1)
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 LONG_RUN = 20000
@@ -37,6 +40,13 @@ class Ensemble(str, Enum):
 
     langevin = "langevin"
     nve = "nve"
+
+
+def _use_threads(number: int) -> None:
+    """Sets the threads of this process; small molecules are fastest on one."""
+    import torch
+
+    torch.set_num_threads(number)
 
 
 @contextmanager
@@ -74,11 +84,13 @@ def demo(
     potential: PotentialOption = "ethanol-fast",
     picoseconds: Annotated[float, typer.Option(help="Length of the trajectory.")] = 15.0,
     reference: Annotated[Path | None, typer.Option(help="Measured spectrum, JCAMP-DX.")] = None,
+    threads: ThreadsOption = 1,
     quiet: QuietOption = False,
 ) -> None:
     """Ethanol: relaxation, Langevin dynamics at 300 K, infrared spectrum, plot and report."""
     from .demo import run_demo
 
+    _use_threads(threads)
     with _errors():
         typer.echo(run_demo(output, potential, picoseconds, reference, progress=not quiet))
 
@@ -102,12 +114,14 @@ def md(
     resume: Annotated[bool, typer.Option(help="Go on with the trajectory.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     compile: CompileOption = None,
+    threads: ThreadsOption = 1,
     quiet: QuietOption = False,
 ) -> None:
     """Molecular dynamics to an HDF5 trajectory with dipoles."""
     from . import NPCalculator
     from .md import MDSettings, read_structure, run_md
 
+    _use_threads(threads)
     with _errors():
         calculator = NPCalculator(
             potential, device=device, compile=steps >= LONG_RUN if compile is None else compile
@@ -164,6 +178,7 @@ def relax(
     fmax: Annotated[float, typer.Option(help="Largest force in eV/A.")] = 1e-3,
     steps: Annotated[int, typer.Option(help="Steps to give up after.", min=1)] = 500,
     cell: Annotated[bool, typer.Option(help="Relax the cell too.")] = False,
+    threads: ThreadsOption = 1,
 ) -> None:
     """Relax a structure."""
     from . import NPCalculator
@@ -171,6 +186,7 @@ def relax(
     from .md import relax as relax_atoms
     from .md.structures import write_structure
 
+    _use_threads(threads)
     with _errors():
         atoms = read_structure(structure)
         atoms.calc = NPCalculator(potential)

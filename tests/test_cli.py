@@ -26,10 +26,8 @@ def run(tmp_path, monkeypatch):
 
 
 def test_md_resume_and_ir(run, tmp_path):
-    run(
-        "md ethanol -p p.pt --steps 600 --timestep 0.2 -q -o t.h5 --stride cell=50 --stride dipole=1"
-    )
-    assert "t.h5: 1200 steps" in run("md ethanol -p p.pt --steps 1200 -q -o t.h5 --resume")
+    run("md ethanol -p ethanol-fast --steps 600 -q -o t.h5 --stride cell=50 --stride dipole=1")
+    assert "t.h5: 1200 steps" in run("md ethanol -p ethanol-fast --steps 1200 -q -o t.h5 --resume")
     with Trajectory("t.h5") as trajectory:
         assert len(trajectory.values("dipole")) == 1201
         assert len(trajectory.values("cell")) == 25
@@ -43,8 +41,8 @@ def test_md_resume_and_ir(run, tmp_path):
 
 
 def test_relax(run):
-    assert "after" in run("relax ethanol -p p.pt -o r.xyz --fmax 0.01")
-    assert "exists" in run("relax ethanol -p p.pt -o r.xyz", code=1)
+    assert "after" in run("relax ethanol -p ethanol-fast -o r.xyz --fmax 0.01")
+    assert "exists" in run("relax ethanol -p ethanol-fast -o r.xyz", code=1)
 
 
 def test_convert_and_info(run):

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "npcalc"
 
 # A module may import from its own layer and those before it.
 LAYERS = [
-    ["conventions", "_version", "neighbors", "graph"],
+    ["conventions", "_version", "files", "neighbors", "graph"],
     ["nn"],
     ["model"],
     ["potential"],

@@ -12,6 +12,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from ..conventions import FIELDS
+from ..files import new_file
 
 Array = NDArray[np.float64]
 LABELS = ("energy", "forces", "dipole")
@@ -174,12 +175,8 @@ class DataSet:
         Raises:
             FileExistsError: The file exists.
         """
-        target = Path(path)
-        if target.exists() and not overwrite:
-            raise FileExistsError(f"{target} exists: give another name or allow overwriting")
-        partial = target.with_name(target.name + ".partial")
         packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-        with h5py.File(partial, "w") as file:
+        with new_file(path, overwrite) as partial, h5py.File(partial, "w") as file:
             file.attrs["format"] = "npcalc data set"
             file.attrs["version"] = FORMAT
             for key, text in self.provenance.items():
@@ -196,7 +193,6 @@ class DataSet:
                 data = group.create_dataset("values", data=label.values[rows], **packed)
                 data.attrs["unit"] = FIELDS[name].unit
                 group.create_dataset("present", data=present, **packed)
-        os.replace(partial, target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "DataSet":

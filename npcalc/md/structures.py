@@ -10,6 +10,8 @@ from ase.collections import g2
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
+from ..files import new_file
+
 ALIASES = {"ethanol": "CH3CH2OH", "methanol": "CH3OH", "water": "H2O"}
 
 
@@ -88,11 +90,5 @@ def write_structure(path: str | os.PathLike[str], atoms: Atoms) -> None:
     Raises:
         FileExistsError: The file exists.
     """
-    target = Path(path)
-    if target.exists():
-        raise FileExistsError(
-            f"{os.fspath(path)!r} exists: give another name; it is not overwritten"
-        )
-    partial = target.with_name(f".partial-{target.name}")
-    ase.io.write(partial, atoms)
-    os.replace(partial, target)
+    with new_file(path) as partial:
+        ase.io.write(partial, atoms)

@@ -17,6 +17,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from ..conventions import FIELDS
+from ..files import new_file
 
 Array = NDArray[np.float64]
 FORMAT = 1
@@ -83,12 +84,6 @@ class Trajectory:
         Raises:
             FileExistsError: The file exists.
         """
-        target = Path(path)
-        if target.exists():
-            raise FileExistsError(
-                f"{os.fspath(path)!r} exists: resume it, or give another name; it is not overwritten"
-            )
-        partial = target.with_name(target.name + ".partial")
         n = len(atoms)
         shapes: dict[str, tuple[int, ...]] = {
             "positions": (n, 3),
@@ -96,7 +91,7 @@ class Trajectory:
             "cell": (3, 3),
             "dipole": (3,),
         }
-        with h5py.File(partial, "w") as file:
+        with new_file(path) as partial, h5py.File(partial, "w") as file:
             file.attrs["format"] = "npcalc trajectory"
             file.attrs["version"] = FORMAT
             file.attrs["settings"] = json.dumps(settings)
@@ -130,8 +125,7 @@ class Trajectory:
                 group["positions"] = atoms.positions
                 group["momenta"] = np.zeros((n, 3))
                 group["cell"] = atoms.cell.array
-        os.replace(partial, target)
-        return cls(target, "r+")
+        return cls(path, "r+")
 
     def __enter__(self) -> "Trajectory":
         return self

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from ..files import new_file
 from ..model import PolarizedModel
 from .card import FORMAT, Card
 from .derivatives import PotentialModule
@@ -60,16 +61,20 @@ def build_module(
     return module.eval().requires_grad_(False)
 
 
-def write_archive(path: str | os.PathLike[str], card: Card, model: PolarizedModel) -> None:
+def write_archive(
+    path: str | os.PathLike[str], card: Card, model: PolarizedModel, overwrite: bool = False
+) -> None:
     """Writes a potential; the file appears only when it is complete.
 
     Args:
         path: File to write.
         card: Its card.
         model: Its network.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        FileExistsError: The file exists.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.named_parameters()}
     module = build_module(card, weights, getattr(torch, card.dtype))
     with warnings.catch_warnings():
@@ -77,10 +82,9 @@ def write_archive(path: str | os.PathLike[str], card: Card, model: PolarizedMode
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
         scripted = torch.jit.script(module)
-        partial = target.with_name(target.name + ".partial")
         extra = {CARD: card.model_dump_json(indent=1), WEIGHTS: save_tensors(weights)}
-        torch.jit.save(scripted, str(partial), _extra_files=extra)
-    os.replace(partial, target)
+        with new_file(path, overwrite) as partial:
+            torch.jit.save(scripted, str(partial), _extra_files=extra)
 
 
 def read_archive(path: str | os.PathLike[str]) -> tuple[Card, dict[str, torch.Tensor]]:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,11 +117,7 @@ class Potential:
         Raises:
             FileExistsError: The file exists.
         """
-        if Path(path).exists() and not overwrite:
-            raise FileExistsError(
-                f"{os.fspath(path)!r} exists: give another name or allow overwriting"
-            )
-        write_archive(path, self.card, self.module.edge_potential.model)
+        write_archive(path, self.card, self.module.edge_potential.model, overwrite)
 
 
 def load_potential(

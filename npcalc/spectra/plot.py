@@ -1,12 +1,12 @@
 """Plots with matplotlib's object interface: no display and no global state."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..files import new_file
 from .harmonic import HarmonicSpectrum
 from .infrared import Spectrum
 
@@ -30,6 +30,9 @@ def plot_spectrum(
         reference: Wavenumbers in 1/cm and absorbance in arbitrary units.
         title: Title.
         upper: Largest wavenumber in 1/cm.
+
+    Raises:
+        FileExistsError: The file exists.
     """
     figure = Figure(figsize=(8.0, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -61,6 +64,5 @@ def plot_spectrum(
         axes.axhline(0.0, color="0.6", linewidth=0.5)
         axes.plot([], [], color="C3", label="harmonic lines")
     axes.legend(frameon=False)
-    partial = Path(path).with_name(f".{Path(path).name}.partial")
-    figure.savefig(partial, dpi=150, format=Path(path).suffix.removeprefix(".") or "png")
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        figure.savefig(partial, dpi=150)

@@ -1,10 +1,10 @@
 """The spectrum of a trajectory file, and its table."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 
+from ..files import new_file
 from ..md import Trajectory
 from .infrared import Spectrum, infrared_spectrum
 
@@ -60,13 +60,7 @@ def write_table(path: str | os.PathLike[str], spectrum: Spectrum) -> None:
     Raises:
         FileExistsError: The file exists.
     """
-    target = Path(path)
-    if target.exists():
-        raise FileExistsError(
-            f"{os.fspath(path)!r} exists: give another name; it is not overwritten"
-        )
-    partial = target.with_name(target.name + ".partial")
     columns = np.column_stack([spectrum.wavenumbers, spectrum.absorption, spectrum.error])
     header = "wavenumber_per_cm,absorption_km_per_mol_cm,standard_error"
-    np.savetxt(partial, columns, delimiter=",", header=header, comments="", fmt="%.6e")
-    os.replace(partial, target)
+    with new_file(path) as partial:
+        np.savetxt(partial, columns, delimiter=",", header=header, comments="", fmt="%.6e")

@@ -1,13 +1,14 @@
 """Checkpoints: all state of a run as safetensors with a JSON header, no pickle."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ..files import new_file
 
 FORMAT = "npcalc checkpoint 1"
 
@@ -20,10 +21,9 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any
         tensors: Weights and optimizer state by name.
         state: What JSON can hold: epoch, best error and so on.
     """
-    partial = path.with_name(path.name + ".partial")
     copies = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    save_file(copies, partial, metadata={"format": FORMAT, "state": json.dumps(state)})
-    os.replace(partial, path)
+    with new_file(path, overwrite=True) as partial:
+        save_file(copies, partial, metadata={"format": FORMAT, "state": json.dumps(state)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

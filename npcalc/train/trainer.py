@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from ..conventions import FIELDS
 from ..data import DataSet, fit_reference_energies, random_split, read_data
+from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
 from .batches import Batches
@@ -255,10 +255,8 @@ class Trainer:
         with self.log.open(newline="") as file:
             rows = list(csv.reader(file))
         kept = [rows[0]] + [r for r in rows[1:] if r and int(r[0]) <= epoch]
-        partial = self.log.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with new_file(self.log, overwrite=True) as partial, partial.open("w", newline="") as file:
             csv.writer(file).writerows(kept)
-        os.replace(partial, self.log)
 
     def run(self, progress: bool = True) -> None:
         """Trains to the last epoch, with checkpoints on the way.
@@ -367,6 +365,5 @@ class Trainer:
             "errors": {k: v._asdict() for k, v in errors.items()},
             "units": {k: FIELDS[k].unit for k in ("energy", "forces", "dipole")},
         }
-        partial = self.output / "summary.json.partial"
-        partial.write_text(json.dumps(summary, indent=1))
-        os.replace(partial, self.output / "summary.json")
+        with new_file(self.output / "summary.json", overwrite=True) as partial:
+            partial.write_text(json.dumps(summary, indent=1))

@@ -143,7 +143,7 @@ def test_files_that_exist_or_are_none(tmp_path):
     path = tmp_path / "t.h5"
     run_md(atoms, calculator, 10, path, progress=False)
     before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="resume it, or give another name"):
+    with pytest.raises(FileExistsError, match="exists: give another name"):
         run_md(atoms, calculator, 10, path, progress=False)
     assert path.read_bytes() == before
     with pytest.raises(TrajectoryError, match="other settings"):
