@@ -28,7 +28,6 @@ ONLY_IN = {
     "h5py": {"data/dataset.py", "md/trajectory.py"},
     "matplotlib": {"spectra/plot.py"},
     "jcamp": {"spectra/reference.py"},
-    "torch_scatter": {"nn/scatter.py"},
     "accelerate": {"train/distributed.py"},
     "e3nn": {"nn/hosts/nequip.py"},
     "typer": {"cli.py"},

@@ -13,11 +13,11 @@ from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
 
 from ..conventions import FS, KB
-from .trajectory import Trajectory, TrajectoryError
+from .trajectory import QUANTITIES, Trajectory, TrajectoryError
 
 
 class MDSettings(BaseModel):
@@ -54,6 +54,16 @@ class MDSettings(BaseModel):
     block: int = Field(2000, ge=1)
     fix_center_of_mass: bool = True
     max_temperature_K: float = Field(20000.0, gt=0.0)
+
+    @field_validator("strides")
+    @classmethod
+    def _known(cls, strides: dict[str, int]) -> dict[str, int]:
+        for name, stride in strides.items():
+            if name not in QUANTITIES or stride < 1:
+                raise ValueError(
+                    f"stride {name!r}: {stride}: expected at least 1 and one of {', '.join(QUANTITIES)}"
+                )
+        return strides
 
 
 class MDExploded(RuntimeError):  # noqa: N818 - it is an event, and named so by users

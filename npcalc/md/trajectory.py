@@ -102,8 +102,6 @@ class Trajectory:
             group["masses"].attrs["unit"] = "amu"
             group["pbc"] = atoms.pbc
             for name, stride in strides.items():
-                if name not in QUANTITIES:
-                    raise ValueError(f"unknown quantity {name!r}: expected {', '.join(QUANTITIES)}")
                 shape = shapes.get(name, ())
                 rows = max(1, 65536 // (8 * max(int(np.prod(shape)), 1)))
                 group = file.create_group(name)

@@ -1,8 +1,4 @@
-"""Sums over edges: torch's ``index_add``, or torch-scatter's segment sum where it is installed.
-
-On the CPU ``index_add`` is as fast. The segment sum adds in a fixed order, which makes results on a
-GPU repeatable; it needs edges sorted by the index they are summed by.
-"""
+"""Sums over edges, in the one place where a faster or deterministic kernel could be put."""
 
 import torch
 from torch import Tensor

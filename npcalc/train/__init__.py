@@ -25,9 +25,9 @@ def train(config: TrainConfig | str | os.PathLike[str], progress: bool = True) -
     """
     trainer = Trainer(config if isinstance(config, TrainConfig) else load_config(config))
     trainer.run(progress)
-    path = export(trainer, overwrite=True) if trainer.processes.first else None
+    path = export(trainer, overwrite=True)
     trainer.processes.close()
-    return path
+    return path if trainer.processes.first else None
 
 
 __all__ = [

@@ -18,6 +18,8 @@ from .trainer import Trainer
 def export(trainer: Trainer, overwrite: bool = False) -> Path:
     """Evaluates the best weights of a run on all splits and writes the potential.
 
+    All processes of a run call it, since they share the evaluation; the first one writes.
+
     Args:
         trainer: A run that has made at least one validation.
         overwrite: Whether an existing potential may be replaced.
@@ -31,8 +33,10 @@ def export(trainer: Trainer, overwrite: bool = False) -> Path:
     errors: dict[str, Errors] = {
         split: trainer.errors(split) for split in ("validation", "test") if split in trainer.splits
     }
-    trainer.write_summary(errors)
     target = trainer.output / f"{trainer.config.name}.pt"
+    if not trainer.processes.first:
+        return target
+    trainer.write_summary(errors)
     card = make_card(trainer, errors)
     weights: dict[str, torch.Tensor] = dict(trainer.best_model().named_parameters())
     Potential(card, weights, device="cpu").save(target, overwrite)

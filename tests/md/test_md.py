@@ -170,6 +170,12 @@ def test_a_run_killed_in_its_first_block_says_so(tmp_path):
         run_md(atoms, calculator, 10, tmp_path / "t.h5", resume=True, progress=False)
 
 
+@pytest.mark.parametrize("strides", [{"dipol": 1}, {"dipole": 0}])
+def test_bad_strides(strides):
+    with pytest.raises(ValueError, match="expected at least 1 and one of positions"):
+        MDSettings(strides=strides)
+
+
 def test_relax():
     atoms, calculator = spring_system()
     reference = atoms.get_positions()
