@@ -3,7 +3,7 @@
     python benchmarks/validate_ethanol.py REFERENCE_DATA ethanol OUTPUT.json
 
 REFERENCE_DATA holds ``rmd17_dipoles/harmonic_trans.npz``, the PBE/def2-SVP reference. The script runs 20 ps of
-NVE, 100 ps of Langevin dynamics and 200 ps at 50 K.
+NVE, 100 ps of Langevin dynamics and 100 ps at 50 K.
 """
 
 import json
@@ -124,9 +124,9 @@ BANDS = (
 def cold_spectrum(
     atoms: Atoms, calculator: NPCalculator, lines: tuple[np.ndarray, np.ndarray], folder: Path
 ) -> dict:
-    """Bands of 200 ps at 50 K against the harmonic intensities of the same potential."""
+    """Bands of 100 ps at 50 K against the harmonic intensities of the same potential."""
     settings = MDSettings(temperature_K=50.0, friction_per_ps=1.0, strides={"dipole": 4}, seed=4)
-    run_md(atoms, calculator, 200 * PS, folder / "cold.h5", settings)
+    run_md(atoms, calculator, 100 * PS, folder / "cold.h5", settings)
     with Trajectory(folder / "cold.h5") as t:
         dipoles = t.values("dipole")[10 * PS // 4 :]
     spectrum = infrared_spectrum(dipoles, 2.0, 50.0, resolution=8.0, n_blocks=10)
