@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..conventions import FIELDS
-from ..data import DataSet, fit_reference_energies, random_split, read_data
+from ..data import LABELS, DataSet, fit_reference_energies, random_split, read_data
 from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
@@ -114,9 +114,8 @@ class Trainer:
         self._start_or_resume()
 
     def _check_labels(self) -> None:
-        weights = {"energy": "energy", "forces": "forces", "dipole": "dipole"}
-        for name, key in weights.items():
-            if getattr(self.config.loss, key) > 0.0:
+        for name in LABELS:
+            if getattr(self.config.loss, name) > 0.0:
                 if name == "dipole" and not self.config.model.dipole:
                     raise ValueError("loss.dipole > 0 needs model.dipole: true; set one of them")
                 self.splits["train"].require(name)
