@@ -154,11 +154,13 @@ def main(folder: Path, name: str, output: Path) -> None:
     trans.calc = None
     calculator = NPCalculator(name, compile=True)
     with tempfile.TemporaryDirectory() as scratch:
-        for part in (
-            nve(trans, calculator, Path(scratch)),
-            langevin(trans, calculator, Path(scratch)),
-            cold_spectrum(trans, calculator, (frequencies, intensities), Path(scratch)),
-        ):
+        steps = (
+            lambda: nve(trans, calculator, Path(scratch)),
+            lambda: langevin(trans, calculator, Path(scratch)),
+            lambda: cold_spectrum(trans, calculator, (frequencies, intensities), Path(scratch)),
+        )
+        for step in steps:
+            part = step()
             out.update(part)
             print(json.dumps(part, indent=1))
             output.write_text(json.dumps(out, indent=1) + "\n")

@@ -286,10 +286,12 @@ class NPCalculator(Calculator):
         if not limits or displacements.shape[1] == 0:
             return
         assert self.atoms is not None
+        d_max = self.potential.card.model.d_max
         length = np.linalg.norm(displacements, axis=-1).max(axis=1)
-        allowed = np.array([limits.get(s, np.inf) for s in self.atoms.symbols])
-        # Training extremes are a sample: leave room before calling a structure unusual.
-        over = length - 1.2 * allowed - 0.005
+        allowed = np.array([limits.get(s, d_max) for s in self.atoms.symbols])
+        # Near the bound lengths hardly differ, so they are compared as they were before it. Training
+        # extremes are a sample: leave room before calling a structure unusual.
+        over = _before_limit(length, d_max) - 1.2 * _before_limit(allowed, d_max) - 0.005
         if (over > 0.0).any():
             worst = int(over.argmax())
             self._warn(
@@ -332,3 +334,9 @@ class NPCalculator(Calculator):
                 f"({chemical_symbols[self.atoms.numbers[j]]}) are {float(shortest2) ** 0.5:.3f} A apart: "
                 f"overlapping atoms cannot be evaluated"
             )
+
+
+def _before_limit(length: Array, d_max: float) -> Array:
+    """Lengths of displacements before `npcalc.nn.polarization.limit` bounded them."""
+    ratio = np.minimum(length / d_max, 1.0 - 1e-9)
+    return length / np.sqrt(1.0 - ratio**2)

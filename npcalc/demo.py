@@ -13,6 +13,7 @@ from .spectra import calculate_harmonic_spectrum, plot_spectrum, read_jcamp
 from .spectra.trajectory import trajectory_spectrum, write_table
 
 EQUILIBRATION_PS = 2.0
+SHORTEST_PS = 8.0
 
 
 def run_demo(
@@ -46,9 +47,9 @@ def run_demo(
         raise FileExistsError(
             f"{os.fspath(output)!r} exists and is not empty: give another --output"
         )
-    if picoseconds <= EQUILIBRATION_PS + 3.0:
+    if picoseconds < SHORTEST_PS:
         raise ValueError(
-            f"{picoseconds} ps are too short: give more than {EQUILIBRATION_PS + 3.0} ps"
+            f"{picoseconds} ps are too short for a spectrum: give {SHORTEST_PS} ps or more"
         )
     measured = read_jcamp(reference) if reference is not None else None
     folder.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ def test_demo(tmp_path):
     """The README's first command, shorter and without the compiler."""
     from npcalc.demo import run_demo
 
-    report = run_demo(tmp_path / "demo", picoseconds=6.0, compile=False, progress=False)
+    report = run_demo(tmp_path / "demo", picoseconds=8.0, compile=False, progress=False)
     assert "dipole moment" in report
     names = {p.name for p in (tmp_path / "demo").iterdir()}
     assert names == {"relaxed.xyz", "trajectory.h5", "ir.csv", "ir.png"}
