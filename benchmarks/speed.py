@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROUNDS = 3
+ROUNDS = 2
 HERE = Path(__file__).resolve().parent
 CASES = ["ase ethanol-fast compiled", "ase ethanol-fast", "ase ethanol compiled", "ase ethanol",
          "train ethanol-fast compiled"]  # fmt: skip
 PEER_CASES = ["ase", "train"]
 
 
-def measure(function: Callable[[], object], seconds: float = 8.0, warm: int = 30) -> list[float]:
+def measure(function: Callable[[], object], seconds: float = 5.0, warm: int = 30) -> list[float]:
     """Times of single calls in ms, after some that are not counted."""
     for _ in range(warm):
         function()
