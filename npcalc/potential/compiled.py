@@ -2,7 +2,7 @@
 
 A function that calls ``torch.autograd.grad`` inside is traced with real tensors into a
 ``torch.fx`` graph of ATen operators without autograd. Run as it is the graph saves the work of
-building and walking the autograd tape; compiled with TorchInductor it is several times faster. It
+building and walking the autograd tape; compiled with TorchInductor it is two to three times faster. It
 can be differentiated again, which makes training steps fast. Sizes are those of the example.
 """
 
