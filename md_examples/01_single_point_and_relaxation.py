@@ -4,6 +4,7 @@ python md_examples/01_single_point_and_relaxation.py
 """
 
 import numpy as np
+from ase import units
 from ase.build import molecule
 from ase.optimize import BFGS
 
@@ -20,7 +21,7 @@ print(f"largest force    {np.abs(atoms.get_forces()).max():.3f} eV/A")
 BFGS(atoms, logfile=None).run(fmax=1e-4)
 dipole = np.linalg.norm(atoms.get_dipole_moment())
 print(f"relaxed energy   {atoms.get_potential_energy():.4f} eV")
-print(f"relaxed dipole   {dipole:.3f} e A = {dipole * 4.80320:.2f} D")
+print(f"relaxed dipole   {dipole:.3f} e A = {dipole / units.Debye:.2f} D")
 
 # Each atom is a nucleus and one or more electron points, which the network moves.
 moved = np.linalg.norm(atoms.calc.get_electron_displacements(atoms), axis=-1).mean(axis=1)

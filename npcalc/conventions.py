@@ -35,6 +35,13 @@ KM_PER_MOL = 974.8801
 """Harmonic infrared intensity in km/mol of |d mu/dQ|^2 = 1 e^2/amu: N_A e^2 / (12 eps0 c^2 amu)."""
 
 INVERSE_CM_PER_EV = 1.0 / _ase.invcm
+KELVIN_PER_INVERSE_CM = _ase.invcm / _ase.kB
+"""hbar omega / k_B T is the wavenumber in 1/cm times this, divided by the temperature."""
+
+HBAR = _ase._hbar * _ase.J * _ase.s
+"""Planck's reduced constant in eV times ASE's unit of time, which is sqrt(amu A^2 / eV)."""
+
+AMU_A2_PER_FS2_IN_EV = 1.0 / _ase.fs**2
 
 
 class Field(NamedTuple):

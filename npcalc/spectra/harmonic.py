@@ -7,7 +7,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from ..conventions import INVERSE_CM_PER_EV, KM_PER_MOL
+from ..conventions import HBAR, INVERSE_CM_PER_EV, KM_PER_MOL
 
 Array = NDArray[np.float64]
 
@@ -25,20 +25,6 @@ class HarmonicSpectrum:
     frequencies: Array
     intensities: Array
     modes: Array
-
-    def broadened(self, wavenumbers: Array, width: float = 20.0) -> Array:
-        """Lorentzian lines.
-
-        Args:
-            wavenumbers: Where to evaluate, in 1/cm.
-            width: Full width at half height in 1/cm.
-
-        Returns:
-            Absorption in km/mol per 1/cm, of the shape of ``wavenumbers``.
-        """
-        half = 0.5 * width
-        offset = np.asarray(wavenumbers)[..., None] - self.frequencies
-        return (self.intensities * half / (np.pi * (offset**2 + half**2))).sum(axis=-1)
 
 
 def rigid_motions(atoms: Atoms) -> Array:
@@ -87,10 +73,7 @@ def harmonic_spectrum(atoms: Atoms, hessian: Array, born_charges: Array) -> Harm
     internal = np.linalg.svd(rigid)[2][len(rigid) :]
     values, vectors = np.linalg.eigh(internal @ (hessian / np.outer(root, root)) @ internal.T)
     modes = vectors.T @ internal
-    # sqrt(eV/(A^2 amu)) is the inverse of ASE's unit of time, so hbar * omega is in eV.
-    from ase import units
-
-    energy = units._hbar * units.J * units.s * np.sqrt(np.abs(values))
+    energy = HBAR * np.sqrt(np.abs(values))  # sqrt(eV/(A^2 amu)) is 1 over ASE's unit of time
     slopes = born_charges.transpose(1, 0, 2).reshape(3, 3 * n) @ (modes / root).T
     return HarmonicSpectrum(
         frequencies=np.sign(values) * energy * INVERSE_CM_PER_EV,

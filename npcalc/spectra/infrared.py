@@ -13,20 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.constants import physical_constants
 from scipy.signal import detrend, get_window, welch
 
-from ..conventions import KB, KM_PER_MOL, SPEED_OF_LIGHT_CM_PER_FS
+from ..conventions import (
+    AMU_A2_PER_FS2_IN_EV,
+    KB,
+    KELVIN_PER_INVERSE_CM,
+    KM_PER_MOL,
+    SPEED_OF_LIGHT_CM_PER_FS,
+)
 
 Array = NDArray[np.float64]
-
-# hbar omega / k_B T = wavenumber * this / T
-KELVIN_PER_INVERSE_CM = 100.0 * physical_constants["inverse meter-kelvin relationship"][0]
-AMU_A2_PER_FS2_IN_EV = (
-    physical_constants["atomic mass constant"][0]
-    * 1e10
-    / physical_constants["elementary charge"][0]
-)
 
 CORRECTIONS: dict[str, Callable[[Array], Array]] = {
     "harmonic": lambda x: np.ones_like(x),

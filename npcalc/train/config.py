@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..model import ModelConfig
+from ..nn.hosts import HOSTS
 
 
 class _Section(BaseModel):
@@ -208,8 +209,6 @@ def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
     for part in parents:
         if section is ModelConfig and part == "host":
             continue
-        from ..nn.hosts import HOSTS
-
         if part in HOSTS:
             section = HOSTS[str(part)][0]  # type: ignore[assignment]
             continue

@@ -6,7 +6,13 @@ from ase import Atoms
 from ase.build import molecule
 from scipy import constants
 
-from npcalc.conventions import KB, KM_PER_MOL, SPEED_OF_LIGHT_CM_PER_FS
+from npcalc.conventions import (
+    AMU_A2_PER_FS2_IN_EV,
+    KB,
+    KELVIN_PER_INVERSE_CM,
+    KM_PER_MOL,
+    SPEED_OF_LIGHT_CM_PER_FS,
+)
 from npcalc.spectra import (
     CORRECTIONS,
     harmonic_spectrum,
@@ -14,7 +20,6 @@ from npcalc.spectra import (
     plot_spectrum,
     read_jcamp,
 )
-from npcalc.spectra.infrared import AMU_A2_PER_FS2_IN_EV, KELVIN_PER_INVERSE_CM
 
 SLOPE = np.array([0.3, -0.1, 0.2])  # d mu / dQ in e/sqrt(amu)
 
@@ -119,9 +124,6 @@ def test_harmonic_diatomic():
     expected = omega / (2 * np.pi * constants.c * 100)
     np.testing.assert_allclose(lines.frequencies, [expected], rtol=1e-6)
     np.testing.assert_allclose(lines.intensities, [KM_PER_MOL * charge**2 / reduced], rtol=1e-9)
-    x = np.linspace(0, 2 * expected, 20001)
-    area = lines.broadened(x, 5.0).sum() * (x[1] - x[0])
-    assert area == pytest.approx(lines.intensities.sum(), rel=1e-2)
 
 
 @pytest.mark.parametrize(("name", "modes"), [("H2O", 3), ("CO2", 4), ("C6H6", 30)])

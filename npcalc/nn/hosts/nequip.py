@@ -79,7 +79,12 @@ class TypeLinear(nn.Module):
 
     def forward(self, x: Tensor, point_type: Tensor) -> Tensor:
         """Maps (n_points, k, n_in) to (n_points, k, n_out)."""
-        return torch.bmm(x, self.weight[point_type] * self.alpha)
+        # Types side by side, the others zero: a gather of matrices would move more memory.
+        n, k = x.shape[:2]
+        types = torch.arange(self.weight.shape[0], device=x.device)
+        chosen = (point_type[:, None] == types).to(x.dtype) * self.alpha
+        spread = chosen[:, None, :, None] * x[:, :, None]
+        return torch.matmul(spread.reshape(n, k, -1), self.weight.flatten(0, 1))
 
 
 def feature_irreps(l_max: int, parity: bool) -> list[o3.Irrep]:
@@ -100,6 +105,7 @@ class Convolution(nn.Module):
     Attributes:
         outputs: Irreps of the result, one after the other.
         paths: Number of paths into each of them.
+        widths: Components of all paths into each of them.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class Convolution(nn.Module):
         # (n_harmonics, Q, d_in) with Q the components of all paths
         table = torch.cat(blocks, dim=1)
         self.q = table.shape[1]
+        self.widths = [p * d for p, d in zip(self.paths, self.dims, strict=True)]
         self.table: Tensor
         self.register_buffer("table", table.flatten(1), persistent=False)
         widths = [spec.n_distances * config.n_basis] + [config.radial_width] * config.radial_depth
@@ -151,15 +158,14 @@ class Convolution(nn.Module):
         weight = self.radial(basis) * geometry.envelope[:, None]
         product = torch.matmul(harmonics, self.table).reshape(-1, self.q, self.d_in)
         y = torch.bmm(product, x[geometry.neighbor])  # (E, Q, d_in), (E, d_in, C) -> (E, Q, C)
+        # Split, not sliced: the backward of slices fills and adds a full tensor for each of them.
+        weights = torch.split(weight, [p * c for p in self.paths], 1)
+        products = torch.split(y, self.widths, 1)
         parts: list[Tensor] = []
-        w0 = 0
-        q0 = 0
-        for n_paths, dim in zip(self.paths, self.dims):
-            w = weight[:, w0 * c : (w0 + n_paths) * c].reshape(-1, n_paths, 1, c)
-            part = y[:, q0 : q0 + n_paths * dim].reshape(-1, n_paths, dim, c) * w
-            parts.append(part.reshape(-1, n_paths * dim, c))
-            w0 += n_paths
-            q0 += n_paths * dim
+        for k, dim in enumerate(self.dims):
+            w = weights[k].reshape(-1, self.paths[k], 1, c)
+            part = products[k].reshape(-1, self.paths[k], dim, c) * w
+            parts.append(part.reshape(-1, self.widths[k], c))
         return sum_edges(torch.cat(parts, dim=1), geometry.center, x.shape[0])
 
 
@@ -298,21 +304,18 @@ class NequIPLayer(HostLayer):
         harmonics = self.harmonics(basis, geometry.direction)
 
         mixed: list[Tensor] = []
-        start = 0
+        inputs = torch.split(x, self.in_dims, 1)
         for k, linear in enumerate(self.before):
-            dim = self.in_dims[k]
-            mixed.append(linear(x[:, start : start + dim]))
-            start += dim
+            mixed.append(linear(inputs[k]))
         message = self.convolution(torch.cat(mixed, dim=1) * self.norm, harmonics, basis, geometry)
 
         out: list[Tensor] = []
-        start = 0
+        messages = torch.split(message, self.convolution.widths, 1)
         for k, linear in enumerate(self.after):
             n_paths = self.convolution.paths[k]
             dim = self.out_dims[k]
-            part = message[:, start : start + n_paths * dim].reshape(n, n_paths, dim, c)
+            part = messages[k].reshape(n, n_paths, dim, c)
             out.append(linear(part.transpose(1, 2).reshape(n, dim, n_paths * c)))
-            start += n_paths * dim
         for k, connect in enumerate(self.connect):
             origin = self.connect_from[k]
             out[k] = out[k] + connect(x[:, origin : origin + self.out_dims[k]], point_type)

@@ -61,22 +61,20 @@ class PaiNNLayer(HostLayer):
         basis = self.basis(geometry.distance)  # (E, K) -> (E, K, n_basis)
         w = self.filter(basis.flatten(1)) * geometry.envelope[:, None]
         w = w * self.phi(s)[geometry.neighbor]  # (E, (2 + M) c)
-        dv = w[:, None, c : 2 * c] * v[geometry.neighbor]
+        parts = torch.split(w, c, 1)
+        dv = parts[1][:, None] * v[geometry.neighbor]
         for m in range(self.n_directions):
-            part = w[:, (2 + m) * c : (3 + m) * c]
-            dv = dv + part[:, None, :] * geometry.direction[:, m, :, None]
-        message = torch.cat([w[:, :c], dv.flatten(1)], dim=1)
+            dv = dv + parts[2 + m][:, None] * geometry.direction[:, m, :, None]
+        message = torch.cat([parts[0], dv.flatten(1)], dim=1)
         x = x + sum_edges(message, geometry.center, n)
 
         s = x[:, :c]
         v = x[:, c:].reshape(n, 3, c)
-        mixed = self.mix(v)
-        v_v = mixed[:, :, :c]
-        v_w = mixed[:, :, c:]
+        v_v, v_w = torch.split(self.mix(v), c, 2)
         norm = torch.sqrt((v_v * v_v).sum(1) + self.epsilon)
-        a = self.update(torch.cat([s, norm], dim=1))
-        ds = a[:, :c] + a[:, 2 * c :] * (v_v * v_w).sum(1)
-        dv = a[:, None, c : 2 * c] * v_w
+        a_ss, a_vv, a_sv = torch.split(self.update(torch.cat([s, norm], dim=1)), c, 1)
+        ds = a_ss + a_sv * (v_v * v_w).sum(1)
+        dv = a_vv[:, None] * v_w
         return x + torch.cat([ds, dv.flatten(1)], dim=1)
 
     def scalars(self, x: Tensor) -> Tensor:
