@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ..radial import BesselBasis
 from ..scatter import sum_edges
+from ..split import split
 from .base import EdgeGeometry, Host, HostLayer, PointSpec
 
 
@@ -105,6 +106,7 @@ class Convolution(nn.Module):
     Attributes:
         outputs: Irreps of the result, one after the other.
         paths: Number of paths into each of them.
+        weight_widths: Radial weights of all paths into each of them.
         widths: Components of all paths into each of them.
     """
 
@@ -130,6 +132,7 @@ class Convolution(nn.Module):
         # (n_harmonics, Q, d_in) with Q the components of all paths
         table = torch.cat(blocks, dim=1)
         self.q = table.shape[1]
+        self.weight_widths = [p * c for p in self.paths]
         self.widths = [p * d for p, d in zip(self.paths, self.dims, strict=True)]
         self.table: Tensor
         self.register_buffer("table", table.flatten(1), persistent=False)
@@ -158,9 +161,8 @@ class Convolution(nn.Module):
         weight = self.radial(basis) * geometry.envelope[:, None]
         product = torch.matmul(harmonics, self.table).reshape(-1, self.q, self.d_in)
         y = torch.bmm(product, x[geometry.neighbor])  # (E, Q, d_in), (E, d_in, C) -> (E, Q, C)
-        # Split, not sliced: the backward of slices fills and adds a full tensor for each of them.
-        weights = torch.split(weight, [p * c for p in self.paths], 1)
-        products = torch.split(y, self.widths, 1)
+        weights = split(weight, self.weight_widths, 1)
+        products = split(y, self.widths, 1)
         parts: list[Tensor] = []
         for k, dim in enumerate(self.dims):
             w = weights[k].reshape(-1, self.paths[k], 1, c)
@@ -304,13 +306,13 @@ class NequIPLayer(HostLayer):
         harmonics = self.harmonics(basis, geometry.direction)
 
         mixed: list[Tensor] = []
-        inputs = torch.split(x, self.in_dims, 1)
+        inputs = split(x, self.in_dims, 1)
         for k, linear in enumerate(self.before):
             mixed.append(linear(inputs[k]))
         message = self.convolution(torch.cat(mixed, dim=1) * self.norm, harmonics, basis, geometry)
 
         out: list[Tensor] = []
-        messages = torch.split(message, self.convolution.widths, 1)
+        messages = split(message, self.convolution.widths, 1)
         for k, linear in enumerate(self.after):
             n_paths = self.convolution.paths[k]
             dim = self.out_dims[k]

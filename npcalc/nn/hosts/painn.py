@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..radial import make_basis
 from ..scatter import sum_edges
+from ..split import split
 from .base import EdgeGeometry, Host, HostLayer, PointSpec
 
 
@@ -61,7 +62,7 @@ class PaiNNLayer(HostLayer):
         basis = self.basis(geometry.distance)  # (E, K) -> (E, K, n_basis)
         w = self.filter(basis.flatten(1)) * geometry.envelope[:, None]
         w = w * self.phi(s)[geometry.neighbor]  # (E, (2 + M) c)
-        parts = torch.split(w, c, 1)
+        parts = split(w, [c] * (2 + self.n_directions), 1)
         dv = parts[1][:, None] * v[geometry.neighbor]
         for m in range(self.n_directions):
             dv = dv + parts[2 + m][:, None] * geometry.direction[:, m, :, None]
@@ -70,9 +71,9 @@ class PaiNNLayer(HostLayer):
 
         s = x[:, :c]
         v = x[:, c:].reshape(n, 3, c)
-        v_v, v_w = torch.split(self.mix(v), c, 2)
+        v_v, v_w = split(self.mix(v), [c, c], 2)
         norm = torch.sqrt((v_v * v_v).sum(1) + self.epsilon)
-        a_ss, a_vv, a_sv = torch.split(self.update(torch.cat([s, norm], dim=1)), c, 1)
+        a_ss, a_vv, a_sv = split(self.update(torch.cat([s, norm], dim=1)), [c, c, c], 1)
         ds = a_ss + a_sv * (v_v * v_w).sum(1)
         dv = a_vv[:, None] * v_w
         return x + torch.cat([ds, dv.flatten(1)], dim=1)
