@@ -1,6 +1,7 @@
 """The file of a potential: contents, use without npcalc, and what is wrong with bad files."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from systems import ethanol, evaluate, make_graph, make_potential
+from torch.utils.cpp_extension import include_paths, library_paths
 
 import npcalc
 from npcalc.potential import ArchiveError
@@ -70,6 +72,55 @@ np.savez({str(tmp_path / "out.npz")!r}, **{{k: v.detach().numpy() for k, v in ou
     for name in expected:
         scale = np.abs(expected[name]).max() + 1e-9
         assert np.abs(out[name] - expected[name]).max() < 1e-4 * scale, name
+
+
+CPP = """
+#include <torch/script.h>
+#include <iostream>
+int main(int, char** argv) {
+  auto potential = torch::jit::load(argv[1]);
+  auto graph = torch::jit::load(argv[2]);
+  std::vector<torch::IValue> in;
+  for (auto name : {"positions", "cell", "species", "edge_index", "shifts", "batch"})
+    in.push_back(graph.attr(name));
+  for (int call = 0; call < 3; ++call) {
+    auto out = potential.forward(in).toGenericDict();
+    std::cout << out.at("energies").toTensor().sum().item<double>() << " "
+              << out.at("forces").toTensor().norm().item<double>() << " "
+              << out.at("dipole").toTensor().norm().item<double>() << "\\n";
+  }
+}
+"""
+
+
+class Holder(torch.nn.Module):
+    """Tensors by name, in a file that C++ can read."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_runs_from_cpp(saved, tmp_path):
+    potential, path = saved
+    torch.jit.save(
+        torch.jit.script(Holder(make_graph(potential, ethanol())._asdict())), tmp_path / "in.pt"
+    )
+    (tmp_path / "main.cpp").write_text(CPP)
+    folders = [f"-isystem{p}" for p in include_paths()] + [f"-L{p}" for p in library_paths()]
+    rpath = [f"-Wl,-rpath,{p}" for p in library_paths()]
+    command = ["g++", "-std=c++20", "-O0", "main.cpp", *folders, *rpath]
+    command += ["-ltorch", "-ltorch_cpu", "-lc10", "-o", "main"]
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=600)
+    run = subprocess.run(
+        ["./main", path, "in.pt"], check=True, cwd=tmp_path, timeout=300, capture_output=True
+    )
+    values = np.array([line.split() for line in run.stdout.decode().splitlines()], dtype=float)
+    out = evaluate(make_potential("painn", "geometry", dtype="float32"), ethanol())
+    expected = [out["energies"].sum(), np.linalg.norm(out["forces"]), np.linalg.norm(out["dipole"])]
+    np.testing.assert_allclose(values, [expected] * 3, rtol=1e-4)
 
 
 def test_card_and_weights_can_be_read_with_unzip(saved):
