@@ -8,19 +8,15 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from .graph import AtomGraph
-from .neighbors import VerletList
+from .neighbors import SHORTEST_DISTANCE, VerletList
 from .potential import Potential, load_potential
 from .potential.derivatives import edge_vectors
 
 Array = NDArray[np.float64]
-
-SHORTEST_DISTANCE = 0.2
-"""Distance in Angstrom below which two atoms are taken to lie on each other."""
 
 
 class DomainWarning(UserWarning):
@@ -81,6 +77,17 @@ class NPCalculator(Calculator):
         self._edges: tuple[Any, torch.Tensor, torch.Tensor] | None = None
         self._atomic: dict[str, Array] = {}
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What results depend on, to the last bit: potential, precision and way of evaluation."""
+        potential = self.potential
+        return {
+            "potential": potential.card.name,
+            "sha256": potential.sha256,
+            "dtype": potential.dtype,
+            "compile": self.compile,
+        }
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -131,7 +138,7 @@ class NPCalculator(Calculator):
             shifts=shifts,
             batch=torch.zeros(len(atoms), dtype=torch.int64, device=device),
         )
-        self._check_distances(graph)
+        self._check_distances(graph, atoms)
         return graph
 
     def get_electron_displacements(self, atoms: Atoms | None = None) -> Array:
@@ -276,7 +283,7 @@ class NPCalculator(Calculator):
         found = atoms.get_chemical_formula(mode="hill")
         if trained and found != trained:
             self._warn(
-                "composition",
+                f"composition {found}",
                 f"the structure is {found}, but potential {self.potential.card.name!r} was trained on "
                 f"{trained} alone: its results for anything else are extrapolated",
             )
@@ -295,14 +302,14 @@ class NPCalculator(Calculator):
         if (over > 0.0).any():
             worst = int(over.argmax())
             self._warn(
-                "displacement",
+                f"displacement {self.atoms.get_chemical_formula()}",
                 f"an electron point of atom {worst} ({self.atoms.symbols[worst]}) moved by "
                 f"{length[worst]:.3f} A, in the training structures by {allowed[worst]:.3f} A at most: "
                 f"this structure is outside the training domain",
             )
 
     def _warn(self, reason: str, message: str) -> None:
-        """Warns once for each reason, so that a long run does not drown in warnings."""
+        """Warns once for each reason and composition, so that a long run does not drown in warnings."""
         if reason not in self._warned:
             self._warned.add(reason)
             warnings.warn(message, DomainWarning, stacklevel=2)
@@ -319,7 +326,7 @@ class NPCalculator(Calculator):
             self._edges = (edges, index, shifts)
         return self._edges[1], self._edges[2]
 
-    def _check_distances(self, graph: AtomGraph) -> None:
+    def _check_distances(self, graph: AtomGraph, atoms: Atoms) -> None:
         if graph.edge_index.shape[1] == 0:
             return
         vectors = edge_vectors(
@@ -328,11 +335,9 @@ class NPCalculator(Calculator):
         shortest2, edge = (vectors * vectors).sum(1).min(0)
         if float(shortest2) < SHORTEST_DISTANCE**2:
             i, j = (int(k) for k in graph.edge_index[:, int(edge)])
-            assert self.atoms is not None
             raise ValueError(
-                f"atoms {i} ({chemical_symbols[self.atoms.numbers[i]]}) and {j} "
-                f"({chemical_symbols[self.atoms.numbers[j]]}) are {float(shortest2) ** 0.5:.3f} A apart: "
-                f"overlapping atoms cannot be evaluated"
+                f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) are "
+                f"{float(shortest2) ** 0.5:.3f} A apart: overlapping atoms cannot be evaluated"
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,15 +50,33 @@ def _use_threads(number: int) -> None:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(*more: type[Exception]) -> Iterator[None]:
     """Turns what a user can mend into one line on standard error and exit code 1."""
+    from ase.calculators.calculator import PropertyNotImplementedError
+
     from .md import MDExploded, NotConverged
 
+    mendable = (ValueError, OSError, ImportError, PropertyNotImplementedError)
     try:
         yield
-    except (ValueError, OSError, MDExploded, NotConverged, ImportError) as error:
+    except (*mendable, MDExploded, NotConverged, *more) as error:
         typer.echo(f"npcalc: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def _must_be_free(*paths: Path | None) -> None:
+    """Finds out before a long computation that its result could not be written."""
+    for path in paths:
+        if path is not None and path.exists():
+            raise FileExistsError(f"{str(path)!r} exists: give another --output, or remove it")
+
+
+def _pairs(option: str, items: list[str] | None) -> dict[str, str] | None:
+    """Values of a repeatable option NAME=VALUE."""
+    for item in items or []:
+        if not all(item.partition("=")):
+            raise ValueError(f"{option} {item}: expected NAME=VALUE")
+    return dict(item.split("=", 1) for item in items) if items else None
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -101,17 +119,30 @@ def md(
     output: Annotated[Path, typer.Option("--output", "-o", help="Trajectory to write.")] = Path(
         "md.h5"
     ),
-    potential: PotentialOption = "ethanol",
+    potential: Annotated[
+        str | None,
+        typer.Option("--potential", "-p", help="Bundled name or file; ethanol by default."),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Steps of the whole run.", min=1)] = 20000,
-    ensemble: Annotated[Ensemble, typer.Option(help="Ensemble.")] = Ensemble.langevin,
-    timestep: Annotated[float, typer.Option(help="Time step in fs.")] = 0.5,
-    temperature: Annotated[float, typer.Option(help="Temperature in K.")] = 300.0,
-    friction: Annotated[float, typer.Option(help="Langevin friction in 1/ps.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of velocities and thermostat.")] = 0,
+    ensemble: Annotated[
+        Ensemble | None, typer.Option(help="Ensemble; langevin by default.")
+    ] = None,
+    timestep: Annotated[float | None, typer.Option(help="Time step in fs; 0.5 by default.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature in K; 300 by default.")
+    ] = None,
+    friction: Annotated[
+        float | None, typer.Option(help="Langevin friction in 1/ps; 1 by default.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of velocities and thermostat; 0 by default.")
+    ] = None,
     stride: Annotated[
         list[str] | None, typer.Option(help="QUANTITY=STEPS, repeatable; 0 leaves it out.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the trajectory.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the trajectory, with its settings and potential.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     compile: CompileOption = None,
     threads: ThreadsOption = 1,
@@ -119,28 +150,41 @@ def md(
 ) -> None:
     """Molecular dynamics to an HDF5 trajectory with dipoles."""
     from . import NPCalculator
-    from .md import MDSettings, read_structure, run_md
+    from .md import MDSettings, Trajectory, read_structure, run_md
 
     _use_threads(threads)
     with _errors():
+        settings: dict[str, Any] = MDSettings().model_dump()
+        made_with: dict[str, Any] = {}
+        if resume:
+            with Trajectory(output) as trajectory:
+                settings, made_with = trajectory.settings, trajectory.calculator
+        else:
+            _must_be_free(output)
+        if compile is None:
+            compile = made_with.get("compile", steps >= LONG_RUN)
         calculator = NPCalculator(
-            potential, device=device, compile=steps >= LONG_RUN if compile is None else compile
+            potential or made_with.get("potential", "ethanol"),
+            device=device,
+            dtype=made_with.get("dtype"),
+            compile=compile,
         )
-        settings = MDSettings(
-            ensemble=ensemble.value,
-            timestep_fs=timestep,
-            temperature_K=temperature,
-            friction_per_ps=friction,
-            seed=seed,
-            strides=_strides(stride, calculator),
-        )
-        atoms = read_structure(structure)
+        given = {
+            "ensemble": ensemble.value if ensemble else None,
+            "timestep_fs": timestep,
+            "temperature_K": temperature,
+            "friction_per_ps": friction,
+            "seed": seed,
+        }
+        settings |= {name: value for name, value in given.items() if value is not None}
+        has_dipole = "dipole" in calculator.implemented_properties
+        settings["strides"] = _strides(settings["strides"], stride, has_dipole)
         last = run_md(
-            atoms,
+            read_structure(structure),
             calculator,
             steps,
             output,
-            None if resume else settings,
+            MDSettings.model_validate(settings),
             resume,
             progress=not quiet,
         )
@@ -150,14 +194,13 @@ def md(
         )
 
 
-def _strides(given: list[str] | None, calculator: object) -> dict[str, int]:
+def _strides(defaults: dict[str, int], given: list[str] | None, has_dipole: bool) -> dict[str, int]:
     """Strides of the defaults with the given ones instead."""
-    from .md import MDSettings
     from .md.trajectory import QUANTITIES
 
-    strides = dict(MDSettings().strides)
-    if "dipole" not in calculator.implemented_properties:  # type: ignore[attr-defined]
-        strides.pop("dipole")
+    strides = dict(defaults)
+    if not has_dipole:
+        strides.pop("dipole", None)
     for item in given or []:
         name, _, value = item.partition("=")
         if name not in QUANTITIES or not value.isdigit():
@@ -182,15 +225,20 @@ def relax(
 ) -> None:
     """Relax a structure."""
     from . import NPCalculator
-    from .md import read_structure
+    from .md import NotConverged, read_structure
     from .md import relax as relax_atoms
     from .md.structures import write_structure
 
     _use_threads(threads)
     with _errors():
+        _must_be_free(output)
         atoms = read_structure(structure)
         atoms.calc = NPCalculator(potential)
-        taken = relax_atoms(atoms, fmax, steps, cell)
+        try:
+            taken = relax_atoms(atoms, fmax, steps, cell)
+        except NotConverged as error:
+            write_structure(output, atoms)
+            raise NotConverged(f"{error}; the structure reached is in {output}") from None
         write_structure(output, atoms)
         typer.echo(f"{output}: {atoms.get_potential_energy():.4f} eV after {taken} steps")
 
@@ -217,6 +265,7 @@ def ir(
     from .spectra.trajectory import trajectory_spectrum, write_table
 
     with _errors():
+        _must_be_free(output, output.with_suffix(".png"))
         measured = read_jcamp(reference) if reference else None
         spectrum = trajectory_spectrum(
             trajectory, skip, temperature, resolution, window, correction
@@ -244,6 +293,7 @@ def harmonic(
     from .spectra import calculate_harmonic_spectrum, plot_spectrum
 
     with _errors():
+        _must_be_free(output)
         atoms = read_structure(structure)
         atoms.calc = NPCalculator(potential, dtype="float64")
         if fmax > 0.0:
@@ -262,9 +312,10 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a potential, or go on with an interrupted run."""
+    from .train import TrainingDiverged
     from .train import train as run_training
 
-    with _errors():
+    with _errors(TrainingDiverged):
         path = run_training(config, progress=not quiet)
         if path is not None:
             typer.echo(f"{path}")
@@ -295,13 +346,17 @@ def convert(
     key: Annotated[
         list[str] | None, typer.Option(help="LABEL=KEY in the file, repeatable.")
     ] = None,
+    unit: Annotated[
+        list[str] | None,
+        typer.Option(help="energy=UNIT, length=UNIT or dipole=UNIT of the file, repeatable."),
+    ] = None,
 ) -> None:
     """Convert reference data to npcalc's HDF5."""
     from .data import read_data
 
     with _errors():
-        keys = dict(item.split("=", 1) for item in key) if key else None
-        data = read_data(source, keys)
+        _must_be_free(target)
+        data = read_data(source, _pairs("--key", key), _pairs("--unit", unit))
         data.save(target)
         typer.echo(f"{target}: {len(data)} structures with {', '.join(data.labels) or 'no labels'}")
 

@@ -75,6 +75,8 @@ FIELDS: dict[str, Field] = {
     "positions": Field("A", "atom", (3,), "Cartesian coordinates"),
     "velocities": Field("A/fs", "atom", (3,), "Cartesian velocities"),
     "cell": Field("A", "system", (3, 3), "lattice vectors as rows"),
+    "kinetic_energy": Field("eV", "system", (), "kinetic energy"),
+    "temperature": Field("K", "system", (), "temperature of the kinetic energy"),
     "time": Field("fs", "system", (), "simulation time"),
 }
 

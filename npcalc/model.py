@@ -34,7 +34,8 @@ class ModelConfig(BaseModel):
         formal_charges: Charge of each element in e, zero where not given.
         electron_weight: ``learned`` or ``formal``.
         formal_weights: Electron weight of each element in e, for ``formal``.
-        n_neighbors: Mean number of neighbors of an atom, a normalisation.
+        n_neighbors: Mean number of neighbors of an atom, a normalisation; training takes that of its
+            structures where none is given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +55,7 @@ class ModelConfig(BaseModel):
     formal_charges: dict[str, float] = {}
     electron_weight: Literal["learned", "formal"] = "learned"
     formal_weights: dict[str, float] = {}
-    n_neighbors: float = Field(1.0, gt=0.0)
+    n_neighbors: float | None = Field(None, gt=0.0)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -66,6 +67,13 @@ class ModelConfig(BaseModel):
                 f"a dipole needs moving points or a charge model, got polarization "
                 f"{self.polarization!r} with charges 'none': set charges or dipole: false"
             )
+        odd = [e for e in self.formal_charges if e not in atomic_numbers]
+        if odd:
+            raise ValueError(f"unknown chemical symbols in formal_charges: {', '.join(odd)}")
+        if self.formal_charges and self.charges == "none":
+            raise ValueError("formal_charges need charges: formal or increments, got 'none'")
+        if self.charges == "formal" and not self.formal_charges:
+            raise ValueError("charges: formal needs formal_charges, a charge for each element")
         if self.electron_weight == "formal" and self.polarization == "moving":
             missing = [e for e in self.elements if e not in self.formal_weights]
             if missing:
@@ -114,7 +122,9 @@ class PolarizedModel(nn.Module):
             n_distances=self.coupling.n_distances,
             n_directions=self.coupling.n_directions,
             cutoff=config.cutoff,
-            n_neighbors=config.n_neighbors * self.coupling.edges_per_pair / self.coupling.n_kinds,
+            n_neighbors=(config.n_neighbors or 1.0)
+            * self.coupling.edges_per_pair
+            / self.coupling.n_kinds,
         )
         self.host = make_host(spec, config.host)
         layers: list[HostLayer] = list(self.host.layers)  # type: ignore[arg-type]

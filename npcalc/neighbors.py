@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+SHORTEST_DISTANCE = 0.2
+"""Distance in Angstrom below which two atoms are taken to lie on each other."""
+
 
 def search_box(
     positions: Array, cell: Array, pbc: NDArray[np.bool_], pad: float

@@ -4,7 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
@@ -212,3 +214,23 @@ def test_without_a_compiler_the_traced_graph_is_used(calculator, monkeypatch):
     with pytest.warns(UserWarning, match="no C.. compiler found"):
         forces = compiled.get_forces(ethanol())
     np.testing.assert_allclose(forces, calculator.get_forces(ethanol()), atol=1e-10)
+
+
+def test_inside_no_grad_and_first_call_of_a_method():
+    atoms = ethanol()
+    atoms.calc = NPCalculator(make_potential())
+    forces = atoms.get_forces()
+    with torch.no_grad():
+        again = NPCalculator(make_potential()).get_forces(atoms)
+    np.testing.assert_array_equal(forces, again)
+    overlapping = ethanol()
+    overlapping.positions[1] = overlapping.positions[0] + 0.05
+    with pytest.raises(ValueError, match="overlapping atoms"):
+        NPCalculator(make_potential()).get_hessian(overlapping)
+
+
+def test_each_composition_is_warned_of():
+    calculator = NPCalculator("ethanol-fast")
+    for name in ("CH4", "H2O"):
+        with pytest.warns(DomainWarning, match="trained"):
+            calculator.get_potential_energy(molecule(name))

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import npcalc
 from npcalc.cli import app
-from npcalc.md import Trajectory
+from npcalc.md import Trajectory, read_structure
 
 
 @pytest.fixture
@@ -27,7 +27,12 @@ def run(tmp_path, monkeypatch):
 
 def test_md_resume_and_ir(run, tmp_path):
     run("md ethanol -p ethanol-fast --steps 600 -q -o t.h5 --stride cell=50 --stride dipole=1")
-    assert "t.h5: 1200 steps" in run("md ethanol -p ethanol-fast --steps 1200 -q -o t.h5 --resume")
+    output = run("md ethanol --steps 1200 -q -o t.h5 --resume --temperature 900", code=1)
+    assert "another settings: it was made with temperature_K 300.0, now 900.0" in output
+    output = run("md ethanol -p ethanol --steps 1200 -q -o t.h5 --resume", code=1)
+    assert "another calculator: it was made with potential 'ethanol-fast'" in output
+    # Settings and potential are those of the file.
+    assert "t.h5: 1200 steps" in run("md ethanol --steps 1200 -q -o t.h5 --resume")
     with Trajectory("t.h5") as trajectory:
         assert len(trajectory.values("dipole")) == 1201
         assert len(trajectory.values("cell")) == 25
@@ -43,6 +48,9 @@ def test_md_resume_and_ir(run, tmp_path):
 def test_relax(run):
     assert "after" in run("relax ethanol -p ethanol-fast -o r.xyz --fmax 0.01")
     assert "exists" in run("relax ethanol -p ethanol-fast -o r.xyz", code=1)
+    output = run("relax ethanol -p ethanol-fast -o s.xyz --fmax 1e-9 --steps 2", code=1)
+    assert "the structure reached is in s.xyz" in output
+    assert len(read_structure("s.xyz")) == 9
 
 
 def test_convert_and_info(run):
@@ -64,7 +72,10 @@ def test_convert_and_info(run):
         ("md ethanol -p p.pt --stride dipol=3", "expected QUANTITY=STEPS"),
         ("md ethanol -p p.pt --resume", "no trajectory"),
         ("md CO2 -p p.pt --timestep -1", "timestep_fs"),
-        ("md NH3 -p p.pt", "does not know N"),
+        ("md NH3 -p p.pt", "npcalc: potential 'painn-geometry' does not know N"),
+        ("md ethanol -p p.pt --device cuda:7", "no CUDA device"),
+        ("relax ethanol -p p.pt --cell", "three periodic lattice vectors"),
+        ("convert x.npz x.h5 --key energies", "expected NAME=VALUE"),
         ("ir none.h5", "no trajectory"),
         ("ir p.pt", "not a readable HDF5"),
         ("train none.yaml", "no configuration"),

@@ -16,6 +16,8 @@ from ..files import new_file
 
 Array = NDArray[np.float64]
 LABELS = ("energy", "forces", "dipole")
+"""Labels a data set may have. The dipole of a charged structure is that about the coordinate origin."""
+
 FORMAT = 1
 
 
@@ -218,7 +220,8 @@ class DataSet:
                 )
             n_atoms = file["n_atoms"][...].astype(np.int64)
             labels = {
-                name: _read_label(group, name, n_atoms) for name, group in file["labels"].items()
+                name: _read_label(group, name, n_atoms)
+                for name, group in file.get("labels", {}).items()
             }
             prefix = "provenance_"
             return cls(

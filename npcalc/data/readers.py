@@ -1,6 +1,7 @@
 """Readers of reference data: the rMD17 npz layout, extended XYZ and HDF5."""
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from ..conventions import DIPOLE_UNITS, ENERGY_UNITS, FIELDS, LENGTH_UNITS, unit_factor
-from .dataset import DataSet, Label
+from .dataset import LABELS, DataSet, Label
 
 Array = NDArray[np.float64]
 
@@ -46,8 +47,12 @@ def read_npz(
         ValueError: A key is missing or an array has the wrong shape.
     """
     keys = dict(keys or {"energy": "energies", "forces": "forces"})
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    try:
+        # Opened here, because numpy leaves a file open that it cannot read.
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a readable npz file: {error}") from error
     for key in ["nuclear_charges", "coords", *keys.values()]:
         if key not in arrays:
             raise ValueError(f"{os.fspath(path)!r} has no key {key!r}; it has: {', '.join(arrays)}")
@@ -60,7 +65,9 @@ def read_npz(
         spec = FIELDS[name]
         per_structure = (n_atoms, *spec.shape) if spec.level == "atom" else spec.shape
         values = np.asarray(arrays[key], dtype=float)
-        if values.size != n * int(np.prod(per_structure)):
+        if values.shape == (n, 1) and not per_structure:
+            values = values[:, 0]
+        if values.shape != (n, *per_structure):
             raise ValueError(
                 f"{os.fspath(path)!r}: key {key!r} for label {name!r} has shape {values.shape}, "
                 f"expected {(n, *per_structure)}"
@@ -134,7 +141,7 @@ def from_atoms(
             shape = (int(count), *spec.shape) if spec.level == "atom" else (1, *spec.shape)
             if value is None:
                 blocks.append(np.full(shape, np.nan))
-            elif value.size != int(np.prod(shape)):
+            elif value.shape not in (shape, shape[1:] if spec.level == "system" else shape):
                 raise ValueError(
                     f"label {name!r} (key {key!r}) of structure {index} has shape {value.shape}, "
                     f"expected {shape if spec.level == 'atom' else spec.shape}"
@@ -152,13 +159,19 @@ def from_atoms(
     )
 
 
-def read_data(path: str | os.PathLike[str], keys: Mapping[str, str] | None = None) -> DataSet:
+def read_data(
+    path: str | os.PathLike[str],
+    keys: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> DataSet:
     """Reads a data set; the ending of the name decides how.
 
     Args:
         path: ``.h5``/``.hdf5`` (npcalc's own), ``.npz`` (rMD17 layout, kcal/mol), or anything that
             ASE reads with labels in eV and Angstrom, such as extended XYZ.
-        keys: Key of each label in the file.
+        keys: Key of each label in the file; not for npcalc's own files, whose names are fixed.
+        units: Units of ``energy``, ``length`` and ``dipole`` in the file, instead of those above;
+            npcalc's own files say theirs.
 
     Returns:
         The data set.
@@ -172,14 +185,21 @@ def read_data(path: str | os.PathLike[str], keys: Mapping[str, str] | None = Non
         raise FileNotFoundError(f"no data file {os.fspath(path)!r}")
     if source.suffix in (".h5", ".hdf5"):
         data = DataSet.load(source)
-        if keys:
-            missing = [k for k in keys.values() if k not in data.labels]
-            if missing:
+        for name, key in (keys or {}).items():
+            if name != key or key not in data.labels:
                 raise ValueError(
-                    f"{os.fspath(path)!r} has no label {missing[0]!r}; it has: {', '.join(data.labels)}"
+                    f"{os.fspath(path)!r} has no key {key!r} for label {name!r}; it has: "
+                    f"{', '.join(data.labels)}, under these names"
                 )
         return data
+    for name in keys or {}:
+        if name not in LABELS:
+            raise ValueError(f"unknown label {name!r}: expected one of {', '.join(LABELS)}")
+    for what in units or {}:
+        if what not in ("energy", "length", "dipole"):
+            raise ValueError(f"unit of {what!r}: expected that of energy, length or dipole")
+    given = {f"{what}_unit": unit for what, unit in (units or {}).items()}
     if source.suffix == ".npz":
-        return read_npz(source, keys)
+        return read_npz(source, keys, **given)
     frames = ase.io.read(source, index=":")
-    return from_atoms(frames if isinstance(frames, list) else [frames], keys)
+    return from_atoms(frames if isinstance(frames, list) else [frames], keys, **given)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
 
 from ..conventions import FS, KB
+from ..files import new_file
 from .trajectory import QUANTITIES, Trajectory, TrajectoryError
 
 
@@ -33,6 +34,7 @@ class MDSettings(BaseModel):
         strides: Steps between two values of each quantity.
         block: Steps between two flushes; a killed run loses no more than that.
         fix_center_of_mass: Whether the centre of mass rests; it is one molecule or a periodic cell.
+            Not where the structure has constraints of its own.
         max_temperature_K: Above it the run has exploded and is stopped.
     """
 
@@ -85,11 +87,11 @@ def run_md(
 
     Args:
         atoms: Structure at the start; its momenta are used if it has any, otherwise they are drawn
-            at the temperature. Not changed. Not used when resuming.
+            at the temperature. Its constraints hold. Not changed. Not used when resuming.
         calculator: Calculator of forces, and of dipoles if they are recorded.
         n_steps: Steps of the whole run, those before a resume included.
         path: Trajectory file.
-        settings: Settings; when resuming, those of the file.
+        settings: Settings; when resuming, those of the file by default, and they may not differ.
         resume: Whether to go on with an existing file.
         progress: Whether to show a bar.
 
@@ -98,25 +100,49 @@ def run_md(
 
     Raises:
         FileExistsError: The file exists and ``resume`` is not set.
-        TrajectoryError: The file cannot be continued.
+        TrajectoryError: The file cannot be continued, or not with these settings or this calculator.
+        ValueError: The calculator cannot evaluate the structure.
         MDExploded: The dynamics left what makes sense.
     """
+    identity = getattr(calculator, "identity", {"class": type(calculator).__name__})
     if resume:
+        with Trajectory(path) as trajectory:
+            stored = trajectory.settings
+            _refuse_changes(path, "settings", stored, settings.model_dump() if settings else stored)
+            if trajectory.calculator:
+                _refuse_changes(path, "calculator", trajectory.calculator, identity)
+        settings = MDSettings.model_validate(stored)
         trajectory = Trajectory(path, "r+")
-        stored = MDSettings.model_validate(trajectory.settings)
-        if settings is not None and settings != stored:
-            trajectory.close()
-            raise TrajectoryError(f"{os.fspath(path)!r} was made with other settings: {stored}")
-        settings = stored
         first, atoms, generator = trajectory.restart()
     else:
         settings = settings or MDSettings()
         atoms = atoms.copy()
         first, generator = 0, None
-        trajectory = Trajectory.create(path, atoms, settings.model_dump(), settings.strides)
+        # What cannot be evaluated at all is an error of the input and leaves no file behind.
+        atoms.calc = calculator
+        atoms.get_forces()
+        if "dipole" in settings.strides:
+            atoms.get_dipole_moment()
+        trajectory = Trajectory.create(
+            path, atoms, settings.model_dump(), settings.strides, identity
+        )
+    own = list(atoms.constraints)
     with trajectory:
         run = _Run(atoms, calculator, trajectory, settings, generator)
-        return run.to(first, n_steps, progress)
+        last = run.to(first, n_steps, progress)
+    last.set_constraint(own)
+    return last
+
+
+def _refuse_changes(
+    path: str | os.PathLike[str], what: str, old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if changed:
+        pairs = ", ".join(f"{k} {old.get(k)!r}, now {new.get(k)!r}" for k in changed)
+        raise TrajectoryError(
+            f"{os.fspath(path)!r} cannot go on with another {what}: it was made with {pairs}"
+        )
 
 
 class _Run:
@@ -132,13 +158,14 @@ class _Run:
     ) -> None:
         self.atoms, self.trajectory, self.settings = atoms, trajectory, settings
         self.rng = np.random.default_rng(settings.seed)
-        if settings.fix_center_of_mass and len(atoms) > 1:
-            atoms.set_constraint([*atoms.constraints, FixCom()])
+        rest = settings.fix_center_of_mass and len(atoms) > 1 and not atoms.constraints
+        if rest:
+            atoms.set_constraint(FixCom())
         if generator is not None:
             self.rng.bit_generator.state = generator
         elif not atoms.has("momenta"):
             thermalize_momenta(atoms, temperature_K=settings.temperature_K, rng=self.rng)
-            if settings.fix_center_of_mass and len(atoms) > 1:
+            if rest:
                 Stationary(atoms)
         atoms.calc = calculator
         self.integrator = self._integrator()
@@ -209,14 +236,16 @@ class _Run:
         self.trajectory.flush(step, self.atoms, dict(self.rng.bit_generator.state))
 
     def _exploded(self, step: int, reason: str) -> MDExploded:
+        self.trajectory.write_values()
         path = Path(self.trajectory.file.filename)
         frame = path.with_name(path.stem + "-exploded.xyz")
         bare = Atoms(
             self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc
         )
-        ase.io.write(frame, bare, format="extxyz")
+        with new_file(frame, overwrite=True) as partial:
+            ase.io.write(partial, bare, format="extxyz")
         return MDExploded(
             f"the dynamics broke down at step {step} ({step * self.settings.timestep_fs:.1f} fs): {reason}; "
-            f"the frame is saved in {str(frame)!r}, complete blocks are in {str(path)!r}. A smaller time "
+            f"the frame is saved in {str(frame)!r}, the values up to it in {str(path)!r}. A smaller time "
             f"step, a lower temperature or a relaxed start may help"
         )

@@ -67,9 +67,15 @@ def relax(
         Steps taken.
 
     Raises:
+        ValueError: The cell is to relax, but the structure is not periodic in three directions.
         NotConverged: The forces are still larger than ``fmax``; the structure is that of the last
             step.
     """
+    if cell and not (atoms.cell.rank == 3 and atoms.pbc.all()):
+        raise ValueError(
+            f"a cell to relax needs three periodic lattice vectors, got pbc {atoms.pbc.tolist()} and a "
+            f"cell of rank {atoms.cell.rank}"
+        )
     optimizer = BFGS(FrechetCellFilter(atoms) if cell else atoms, logfile=log, maxstep=0.1)
     if not optimizer.run(fmax=fmax, steps=max_steps):
         largest = float((atoms.get_forces() ** 2).sum(axis=1).max() ** 0.5)

@@ -14,6 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 from ase import Atoms
+from ase.constraints import dict2constraint
+from ase.io.jsonio import decode, encode
 from numpy.typing import NDArray
 
 from ..conventions import FIELDS
@@ -21,15 +23,10 @@ from ..files import new_file
 
 Array = NDArray[np.float64]
 FORMAT = 1
-QUANTITIES = {
-    "positions": "A",
-    "velocities": "A/fs",
-    "cell": "A",
-    "dipole": "e*A",
-    "energy": "eV",
-    "kinetic_energy": "eV",
-    "temperature": "K",
-}
+QUANTITIES = (
+    "positions", "velocities", "cell", "dipole", "energy", "kinetic_energy", "temperature",
+)  # fmt: skip
+"""What may be recorded, with units and shapes of `npcalc.conventions.FIELDS`."""
 
 
 class TrajectoryError(ValueError):
@@ -60,6 +57,13 @@ class Trajectory:
         if self.file.attrs.get("format") != "npcalc trajectory":
             self.file.close()
             raise TrajectoryError(f"{os.fspath(path)!r} is HDF5, but not an npcalc trajectory")
+        version = int(self.file.attrs["version"])
+        if version > FORMAT:
+            self.file.close()
+            raise TrajectoryError(
+                f"{os.fspath(path)!r} has format {version}, this npcalc reads up to {FORMAT}: update "
+                f"npcalc"
+            )
         self._buffer: dict[str, list[tuple[int, Any]]] = {}
 
     @classmethod
@@ -69,14 +73,16 @@ class Trajectory:
         atoms: Atoms,
         settings: dict[str, Any],
         strides: dict[str, int],
+        calculator: dict[str, Any] | None = None,
     ) -> "Trajectory":
         """Makes a new file.
 
         Args:
             path: File to make.
-            atoms: Structure at the start.
+            atoms: Structure at the start; its constraints are kept for a resume.
             settings: What JSON can hold: time step in fs (``timestep_fs``), temperature and so on.
             strides: Steps between two values of each quantity.
+            calculator: What identifies the calculator, for a resume.
 
         Returns:
             The file, open for appending.
@@ -85,24 +91,21 @@ class Trajectory:
             FileExistsError: The file exists.
         """
         n = len(atoms)
-        shapes: dict[str, tuple[int, ...]] = {
-            "positions": (n, 3),
-            "velocities": (n, 3),
-            "cell": (3, 3),
-            "dipole": (3,),
-        }
         with new_file(path) as partial, h5py.File(partial, "w") as file:
             file.attrs["format"] = "npcalc trajectory"
             file.attrs["version"] = FORMAT
             file.attrs["settings"] = json.dumps(settings)
             file.attrs["timestep_fs"] = float(settings["timestep_fs"])
+            file.attrs["calculator"] = json.dumps(calculator or {})
+            file.attrs["constraints"] = encode([c.todict() for c in atoms.constraints])
             group = file.create_group("atoms")
             group["numbers"] = atoms.numbers
             group["masses"] = atoms.get_masses()
             group["masses"].attrs["unit"] = "amu"
             group["pbc"] = atoms.pbc
             for name, stride in strides.items():
-                shape = shapes.get(name, ())
+                spec = FIELDS[name]
+                shape = (n, *spec.shape) if spec.level == "atom" else spec.shape
                 rows = max(1, 65536 // (8 * max(int(np.prod(shape)), 1)))
                 group = file.create_group(name)
                 group.attrs["stride"] = stride
@@ -113,8 +116,8 @@ class Trajectory:
                     chunks=(rows, *shape),
                     dtype="f8",
                 )
-                values.attrs["unit"] = QUANTITIES[name]
-                values.attrs["meaning"] = FIELDS[name].meaning if name in FIELDS else name
+                values.attrs["unit"] = spec.unit
+                values.attrs["meaning"] = spec.meaning
                 group.create_dataset("step", (0,), maxshape=(None,), chunks=(8192,), dtype="i8")
             state = file.create_group("state")
             state.attrs["current"] = -1
@@ -144,6 +147,11 @@ class Trajectory:
     def settings(self) -> dict[str, Any]:
         """Settings of the run."""
         return json.loads(self.file.attrs["settings"])
+
+    @property
+    def calculator(self) -> dict[str, Any]:
+        """What identifies the calculator of the run."""
+        return json.loads(self.file.attrs.get("calculator", "{}"))
 
     @property
     def timestep_fs(self) -> float:
@@ -179,9 +187,12 @@ class Trajectory:
         Args:
             index: Which of them; the last by default.
         """
-        cells = self.file["cell"]["values"] if "cell" in self.file else None
         state = self.file[f"state/{max(int(self.file['state'].attrs['current']), 0)}"]
-        cell = cells[index] if cells is not None and len(cells) else state["cell"][...]
+        cell = state["cell"][...]
+        if "cell" in self.file and len(self.file["cell/step"]):
+            step = self.file["positions/step"][index]
+            last = int(np.searchsorted(self.file["cell/step"][...], step, side="right")) - 1
+            cell = self.file["cell/values"][last]
         return Atoms(
             self.file["atoms/numbers"][...],
             self.file["positions"]["values"][index],
@@ -194,14 +205,8 @@ class Trajectory:
         """Adds one value of a quantity to the block in memory."""
         self._buffer.setdefault(name, []).append((step, value))
 
-    def flush(self, step: int, atoms: Atoms, generator: dict[str, Any]) -> None:
-        """Writes the block and the state from which a run can go on.
-
-        Args:
-            step: Steps done.
-            atoms: Structure with momenta.
-            generator: State of the random number generator.
-        """
+    def write_values(self) -> None:
+        """Writes the block in memory, without a state to go on from."""
         for name, rows in self._buffer.items():
             group = self.file[name]
             n = len(group["step"])
@@ -210,6 +215,17 @@ class Trajectory:
                 data.resize(n + len(rows), axis=0)
                 data[n:] = np.asarray(column)
         self._buffer = {}
+        self.file.flush()
+
+    def flush(self, step: int, atoms: Atoms, generator: dict[str, Any]) -> None:
+        """Writes the block and the state from which a run can go on.
+
+        Args:
+            step: Steps done.
+            atoms: Structure with momenta.
+            generator: State of the random number generator.
+        """
+        self.write_values()
         state = self.file["state"]
         slot = 1 - max(int(state.attrs["current"]), 0)
         group = state[str(slot)]
@@ -226,7 +242,7 @@ class Trajectory:
         """Goes back to the last complete state and drops what came after it.
 
         Returns:
-            Steps done, structure with momenta, and state of the random number generator.
+            Steps done, structure with momenta and constraints, and state of the random number generator.
 
         Raises:
             TrajectoryError: The run was stopped before its first block was complete.
@@ -249,5 +265,6 @@ class Trajectory:
             pbc=self.file["atoms/pbc"][...],
             masses=self.file["atoms/masses"][...],
             momenta=group["momenta"][...],
+            constraint=[dict2constraint(c) for c in decode(self.file.attrs["constraints"])],
         )
         return step, atoms, json.loads(group.attrs["generator"])

@@ -180,12 +180,6 @@ class PairedNodes(Coupling):
             torch.cat(directions),
         )
 
-    def bare(self, edges: Tensor, center: Tensor, neighbor: Tensor) -> EdgeGeometry:
-        """Geometry of the nuclei alone: exact distances and unit vectors."""
-        r = torch.sqrt((edges * edges).sum(-1))
-        unit = edges / r[:, None]
-        return EdgeGeometry(center, neighbor, self.envelope(r), r[:, None], unit[:, None])
-
     def nuclear(self, x: Tensor, n_atoms: int) -> Tensor:
         return x[:n_atoms]
 

@@ -1,8 +1,8 @@
 """The file of a potential: TorchScript, a JSON card and safetensors weights in one ``.pt``.
 
 ``torch.jit.load`` reads the file without npcalc, from C++ too; npcalc reads card and weights from
-it and rebuilds the network; ``unzip`` shows both. Python's pickle is not used to load anything. Nothing
-outside this file knows TorchScript.
+it and rebuilds the network; ``unzip`` shows both. Python's pickle is not used to load anything. No
+other file writes or reads TorchScript.
 """
 
 import json

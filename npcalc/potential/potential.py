@@ -1,5 +1,6 @@
 """Potential: a trained model with its card, on a device, ready to evaluate graphs."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ class Potential:
         dtype: ``float32`` or ``float64``; that of the card by default.
 
     Raises:
-        ValueError: The dtype is neither of the two.
+        ValueError: The dtype is neither of the two, or the device is not there.
 
     Attributes:
         card: The card.
@@ -48,11 +49,21 @@ class Potential:
             raise ValueError(f"unknown dtype {name!r}: expected float32 or float64")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"device {device!r} is asked for, but torch finds no CUDA device here")
         self.card = card
         self.dtype = name
         self.device = torch.device(device)
         self.module = build_module(card, weights, DTYPES[name]).to(self.device)
         self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
+
+    @property
+    def sha256(self) -> str:
+        """Hash of network and weights, which tells two potentials apart whatever their names."""
+        digest = hashlib.sha256(self.card.model.model_dump_json().encode())
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -68,7 +79,8 @@ class Potential:
         Returns:
             Tensors by name in the units of `npcalc.conventions`.
         """
-        return {k: v.detach() for k, v in self.module(*graph).items()}
+        with torch.enable_grad():
+            return {k: v.detach() for k, v in self.module(*graph).items()}
 
     def evaluate_compiled(self, graph: AtomGraph) -> dict[str, Tensor]:
         """The same through a graph that is compiled for these sizes when they first occur.
@@ -101,11 +113,13 @@ class Potential:
 
     def born_effective_charges(self, graph: AtomGraph) -> Tensor:
         """Atomic polar tensors in e, see `derivatives.born_effective_charges`."""
-        return derivatives.born_effective_charges(self.module, graph)
+        with torch.enable_grad():
+            return derivatives.born_effective_charges(self.module, graph)
 
     def hessian(self, graph: AtomGraph) -> Tensor:
         """Second derivatives in eV/A^2, see `derivatives.hessian`."""
-        return derivatives.hessian(self.module, graph)
+        with torch.enable_grad():
+            return derivatives.hessian(self.module, graph)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Writes the potential.

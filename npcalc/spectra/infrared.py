@@ -8,6 +8,7 @@ components; it is estimated by Welch's method.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ from ..conventions import (
 )
 
 Array = NDArray[np.float64]
+
+HIGHEST_FUNDAMENTAL = 4000.0
+"""Wavenumber in 1/cm that no fundamental of a molecule but H2 lies above."""
 
 CORRECTIONS: dict[str, Callable[[Array], Array]] = {
     "harmonic": lambda x: np.ones_like(x),
@@ -95,6 +99,9 @@ def infrared_spectrum(
     Raises:
         ValueError: The trajectory is too short for the resolution, not finite, or an option is
             unknown.
+
+    Warns:
+        UserWarning: The interval is too long for the fastest motions of molecules.
     """
     dipoles = np.asarray(dipoles, dtype=float)
     if dipoles.ndim != 2 or dipoles.shape[1] != 3:
@@ -105,9 +112,17 @@ def infrared_spectrum(
         raise ValueError(
             f"unknown correction {correction!r}: expected one of {', '.join(CORRECTIONS)}"
         )
-    if temperature_K <= 0.0 or interval_fs <= 0.0:
+    if not (temperature_K > 0.0 and interval_fs > 0.0 and resolution > 0.0):
         raise ValueError(
-            f"expected positive temperature and interval, got {temperature_K}, {interval_fs}"
+            f"expected positive temperature, interval and resolution, got {temperature_K} K, "
+            f"{interval_fs} fs and {resolution} 1/cm"
+        )
+    highest = 0.5 / (SPEED_OF_LIGHT_CM_PER_FS * interval_fs)
+    if highest < HIGHEST_FUNDAMENTAL:
+        warnings.warn(
+            f"a dipole every {interval_fs} fs shows motions up to {highest:.0f} 1/cm; faster ones, "
+            f"such as O-H stretches, appear at wrong wavenumbers below: record it at least every 4 fs",
+            stacklevel=2,
         )
     shape = get_window(window, 1024)
     # Equivalent noise bandwidth of the window in units of one frequency bin.
@@ -115,7 +130,12 @@ def infrared_spectrum(
     length = round(bandwidth / (resolution * SPEED_OF_LIGHT_CM_PER_FS * interval_fs))
     rates = np.diff(dipoles, axis=0) / interval_fs
     n_blocks = min(n_blocks, len(rates) // max(length, 1))
-    if length < 8 or n_blocks < 2:
+    if length < 8:
+        raise ValueError(
+            f"a resolution of {resolution} 1/cm is coarser than the spectrum of a dipole every "
+            f"{interval_fs} fs is wide: give a smaller one"
+        )
+    if n_blocks < 2:
         needed = 2 * length * interval_fs / 1000.0
         raise ValueError(
             f"{len(dipoles)} dipoles at {interval_fs} fs are too few for a resolution of {resolution} "

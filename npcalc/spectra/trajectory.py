@@ -23,7 +23,7 @@ def trajectory_spectrum(
         path: Trajectory.
         skip_ps: Time to leave out at the start, in ps.
         temperature_K: Temperature; by default that of the thermostat, or the mean kinetic one of a
-            run without.
+            run without, after ``skip_ps``.
         resolution: Width of a sharp line in 1/cm.
         window: Window of ``scipy.signal.get_window``.
         correction: Quantum correction.
@@ -32,7 +32,7 @@ def trajectory_spectrum(
         The spectrum.
 
     Raises:
-        ValueError: The trajectory has no dipoles, or too few.
+        ValueError: The trajectory has no dipoles, or too few, or no temperature.
     """
     with Trajectory(path) as trajectory:
         if "dipole" not in trajectory.quantities:
@@ -45,8 +45,15 @@ def trajectory_spectrum(
         if temperature_K is None:
             settings = trajectory.settings
             temperature_K = float(settings["temperature_K"])
-            if settings["ensemble"] == "nve" and "temperature" in trajectory.quantities:
-                temperature_K = float(trajectory.values("temperature").mean())
+            if settings["ensemble"] == "nve":
+                # The temperature of the settings is that of the initial velocities alone.
+                if "temperature" not in trajectory.quantities:
+                    raise ValueError(
+                        f"{os.fspath(path)!r} is an NVE run without recorded temperature, which the "
+                        f"intensities are proportional to: give temperature_K (--temperature)"
+                    )
+                late = trajectory.times_fs("temperature") >= 1000.0 * skip_ps
+                temperature_K = float(trajectory.values("temperature")[late].mean())
     return infrared_spectrum(dipoles, interval, temperature_K, resolution, window, correction)
 
 

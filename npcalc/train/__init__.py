@@ -6,7 +6,7 @@ from pathlib import Path
 from .config import ConfigError, TrainConfig, load_config, parse_config
 from .export import export
 from .loss import Errors
-from .trainer import Trainer
+from .trainer import Trainer, TrainingDiverged
 
 
 def train(config: TrainConfig | str | os.PathLike[str], progress: bool = True) -> Path | None:
@@ -22,6 +22,7 @@ def train(config: TrainConfig | str | os.PathLike[str], progress: bool = True) -
     Raises:
         ConfigError: The configuration is not valid.
         ValueError: Data and configuration do not fit.
+        TrainingDiverged: A gradient was NaN or infinite.
     """
     trainer = Trainer(config if isinstance(config, TrainConfig) else load_config(config))
     trainer.run(progress)
@@ -35,6 +36,7 @@ __all__ = [
     "Errors",
     "TrainConfig",
     "Trainer",
+    "TrainingDiverged",
     "export",
     "load_config",
     "parse_config",

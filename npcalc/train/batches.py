@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data import DataSet
 from ..data.dataset import ragged_rows
-from ..neighbors import neighbor_list
+from ..neighbors import SHORTEST_DISTANCE, neighbor_list
 
 
 class Batch(NamedTuple):
@@ -29,6 +29,8 @@ class Batch(NamedTuple):
         has_energy: 1 where the label is there, else 0, shape (n_systems,).
         has_forces: The same by atom, shape (n_atoms,).
         has_dipole: The same by system, shape (n_systems,).
+        counts: Values of energy, forces and dipole that the loss is a mean over, shape (3,). Of
+            several processes that share the structures, each has the mean of all.
     """
 
     edges: Tensor
@@ -43,6 +45,7 @@ class Batch(NamedTuple):
     has_energy: Tensor
     has_forces: Tensor
     has_dipole: Tensor
+    counts: Tensor
 
 
 def _bucket(largest: int, need: int) -> int:
@@ -112,10 +115,18 @@ class Batches:
         for k in range(len(data)):
             rows = slice(self.offsets[k], self.offsets[k + 1])
             positions = data.positions[rows]
+            periodic = data.cell[k][data.pbc[k]]
+            if np.linalg.matrix_rank(periodic) < len(periodic):
+                raise ValueError(
+                    f"structure {k} of the data is periodic in {len(periodic)} directions, but their "
+                    f"lattice vectors are zero or dependent: {periodic.tolist()}"
+                )
             edge_index, shifts = neighbor_list(positions, data.cell[k], data.pbc[k], cutoff)
             vector = positions[edge_index[1]] - positions[edge_index[0]] + shifts @ data.cell[k]
-            if len(vector) and (vector**2).sum(1).min() < 1e-12:
-                raise ValueError(f"structure {k} of the data has two atoms on the same place")
+            if len(vector) and (vector**2).sum(1).min() < SHORTEST_DISTANCE**2:
+                raise ValueError(
+                    f"structure {k} of the data has two atoms nearer than {SHORTEST_DISTANCE} A"
+                )
             index.append(edge_index)
             vectors.append(vector)
             counts.append(len(shifts))
@@ -138,8 +149,20 @@ class Batches:
             stop = min(start + self.batch_size, len(self.n_atoms))
             yield self.make(np.arange(start, stop))
 
-    def make(self, index: NDArray[np.int64]) -> Batch:
-        """The batch of the structures with these indices, at most ``batch_size``."""
+    def make(self, index: NDArray[np.int64], rank: int = 0, n_processes: int = 1) -> Batch:
+        """The batch of the structures with these indices, or one process's share of them.
+
+        Args:
+            index: Structures, at most ``batch_size`` of them in a share.
+            rank: Number of the process.
+            n_processes: Processes that share the structures.
+        """
+        counts = (
+            self.has_energy[index].sum(),
+            3 * self.n_atoms[index][self.has_forces[index]].sum(),
+            3 * self.has_dipole[index].sum(),
+        )
+        index = index[rank::n_processes]
         n_atoms, n_edges = self.n_atoms[index], self.n_edges[index]
         size_n = _bucket(self.most[0], int(n_atoms.sum()) + 1)
         size_e = _bucket(self.most[1], int(n_edges.sum()))
@@ -178,6 +201,7 @@ class Batches:
             has_energy=real(fill(self.has_energy[index].astype(float), n_systems)),
             has_forces=real(fill(np.repeat(self.has_forces[index], n_atoms).astype(float), size_n)),
             has_dipole=real(fill(self.has_dipole[index].astype(float), n_systems)),
+            counts=real(np.array(counts) / n_processes),
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..model import ModelConfig
 from ..nn.hosts import HOSTS
@@ -29,6 +29,8 @@ class DataConfig(_Section):
         split_file: Text file with indices to train on, one a line, instead of a random split;
             the structures it does not name are validated on, ``n_validation`` of them at most.
         keys: Key of each label in the files.
+        units: Units of ``energy``, ``length`` and ``dipole`` in files that do not say them: npz
+            (kcal/mol, A, e*A by default) and what ASE reads (eV, A, e*A by default).
         reference_energies: ``fit``, or the energy of each isolated atom in eV by symbol.
     """
 
@@ -40,7 +42,19 @@ class DataConfig(_Section):
     split_seed: int = 0
     split_file: Path | None = None
     keys: dict[str, str] | None = None
+    units: dict[str, str] | None = None
     reference_energies: Literal["fit"] | dict[str, float] = "fit"
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> "DataConfig":
+        if self.split_file is not None and (
+            self.validation is not None or self.n_train is not None
+        ):
+            raise ValueError(
+                "split_file names the structures to train on; leave out validation and n_train, "
+                "or leave out split_file"
+            )
+        return self
 
 
 class LossConfig(_Section):

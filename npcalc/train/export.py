@@ -64,10 +64,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
         units={k: v.unit for k, v in FIELDS.items()},
         composition=common_formula(train),
         displacement_range=displacement_range(trainer),
-        errors={
-            split: {k: None if np.isnan(v) else v for k, v in e._asdict().items()}
-            for split, e in errors.items()
-        },
+        errors={split: e.known() for split, e in errors.items()},
         data={
             "origin": text.data_origin,
             "level_of_theory": text.level_of_theory,

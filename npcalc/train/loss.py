@@ -1,5 +1,6 @@
 """The loss as one function of weights and a batch, eager, traced or compiled."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,6 +28,10 @@ class Errors(NamedTuple):
     dipole_mae: float
     dipole_rmse: float
 
+    def known(self) -> dict[str, float | None]:
+        """Errors by name, None instead of NaN, which JSON does not have."""
+        return {k: None if math.isnan(v) else v for k, v in self._asdict().items()}
+
     @classmethod
     def from_sums(cls, sums: Tensor) -> "Errors":
         """From the added-up statistics of batches, shape (3, 3): |x|, x^2 and count by label."""
@@ -36,7 +41,7 @@ class Errors(NamedTuple):
         return cls(*pairs[0], *pairs[1], *pairs[2])
 
 
-def _term(error: Tensor, present: Tensor, config: LossConfig) -> Tensor:
+def _term(error: Tensor, present: Tensor, count: Tensor, config: LossConfig) -> Tensor:
     if config.form == "mse":
         value = error * error
     elif config.form == "mae":
@@ -45,7 +50,7 @@ def _term(error: Tensor, present: Tensor, config: LossConfig) -> Tensor:
         value = nn.functional.huber_loss(
             error, torch.zeros_like(error), reduction="none", delta=config.delta
         )
-    return (value * present).sum() / torch.clamp(present.sum(), min=1.0)
+    return (value * present).sum() / torch.clamp(count, min=1.0)
 
 
 class LossModule(nn.Module):
@@ -95,9 +100,9 @@ class LossModule(nn.Module):
         present_f = batch.has_forces[:, None].expand_as(forces)
         present_d = batch.has_dipole[:, None].expand_as(dipole)
         loss = (
-            c.energy * _term(energy / batch.n_atoms, batch.has_energy, c)
-            + c.forces * _term(forces, present_f, c)
-            + c.dipole * _term(dipole, present_d, c)
+            c.energy * _term(energy / batch.n_atoms, batch.has_energy, batch.counts[0], c)
+            + c.forces * _term(forces, present_f, batch.counts[1], c)
+            + c.dipole * _term(dipole, present_d, batch.counts[2], c)
         )
         rows = [(energy, batch.has_energy), (forces, present_f), (dipole, present_d)]
         sums = [torch.stack([(x.abs() * m).sum(), (x * x * m).sum(), m.sum()]) for x, m in rows]

@@ -25,6 +25,11 @@ from .config import DataConfig, TrainConfig
 from .distributed import Processes
 from .loss import Errors, LossModule
 
+
+class TrainingDiverged(RuntimeError):  # noqa: N818 - names the outcome
+    """A gradient was NaN or infinite."""
+
+
 COLUMNS = ("epoch", "step", "learning_rate", "train_loss", *Errors._fields, "seconds")
 
 
@@ -40,22 +45,33 @@ def load_splits(config: DataConfig) -> dict[str, DataSet]:
     Raises:
         ValueError: The sizes asked for do not fit.
     """
-    whole = read_data(config.train, config.keys)
+    whole = read_data(config.train, config.keys, config.units)
     splits = {}
     if config.validation is not None:
-        splits["validation"] = read_data(config.validation, config.keys)
+        splits["validation"] = read_data(config.validation, config.keys, config.units)
         n = config.n_train or len(whole)
         splits["train"] = whole.subset(random_split(len(whole), [n], config.split_seed)[0])
     elif config.split_file is not None:
         train = np.loadtxt(config.split_file, dtype=np.int64, ndmin=1)
+        wrong = train[(train < 0) | (train >= len(whole))]
+        if len(wrong):
+            raise ValueError(
+                f"{config.split_file} names structure {wrong[0]}, but {config.train} has "
+                f"{len(whole)}, counted from 0"
+            )
         rest = np.setdiff1d(np.arange(len(whole)), train)[: config.n_validation]
+        if len(rest) == 0:
+            raise ValueError(
+                f"{config.split_file} names all {len(whole)} structures of {config.train}: none is "
+                f"left to validate on; leave some out or give data.validation"
+            )
         splits = {"train": whole.subset(train), "validation": whole.subset(rest)}
     else:
         n = config.n_train or len(whole) - config.n_validation
         parts = random_split(len(whole), [n, config.n_validation], config.split_seed)
         splits = {"train": whole.subset(parts[0]), "validation": whole.subset(parts[1])}
     if config.test is not None:
-        splits["test"] = read_data(config.test, config.keys)
+        splits["test"] = read_data(config.test, config.keys, config.units)
     return splits
 
 
@@ -82,6 +98,11 @@ class Trainer:
         cuda = opt.device == "auto" and torch.cuda.is_available()
         self.device = "cuda" if cuda else "cpu" if opt.device == "auto" else opt.device
         self.processes = Processes(self.device)
+        if opt.batch_size < self.processes.count:
+            raise ValueError(
+                f"training.batch_size is {opt.batch_size}, but {self.processes.count} processes "
+                f"share a batch: give each of them a structure at least"
+            )
         self.splits = load_splits(config.data)
         self._check_labels()
         self.elements = self._elements()
@@ -107,6 +128,7 @@ class Trainer:
             "best": math.inf,
             "best_epoch": 0,
             "seconds": 0.0,
+            "sha256_train": self.splits["train"].sha256(),
         }
         self.output = Path(config.output)
         self.checkpoint = self.output / "checkpoint.safetensors"
@@ -114,11 +136,27 @@ class Trainer:
         self._start_or_resume()
 
     def _check_labels(self) -> None:
-        for name in LABELS:
-            if getattr(self.config.loss, name) > 0.0:
-                if name == "dipole" and not self.config.model.dipole:
-                    raise ValueError("loss.dipole > 0 needs model.dipole: true; set one of them")
-                self.splits["train"].require(name)
+        loss, model = self.config.loss, self.config.model
+        wanted = [name for name in LABELS if getattr(loss, name) > 0.0]
+        if not wanted:
+            raise ValueError("loss: all weights are 0, so there is nothing to train on")
+        if loss.dipole > 0.0 and not model.dipole:
+            raise ValueError("loss.dipole > 0 needs model.dipole: true; set one of them")
+        learned = model.polarization == "moving" or model.charges == "increments"
+        if loss.dipole == 0.0 and (model.dipole or model.charges == "increments") and learned:
+            raise ValueError(
+                "loss.dipole is 0, so nothing trains the dipole and charges of this model, and a "
+                "potential must not report them: set model.dipole: false and no charge increments, "
+                "or give dipole labels and a weight"
+            )
+        for name in wanted:
+            self.splits["train"].require(name)
+        validation = self.splits["validation"].labels
+        if not any(n in validation and validation[n].present.any() for n in wanted):
+            raise ValueError(
+                f"no structure to validate on has one of the labels that are trained "
+                f"({', '.join(wanted)}): the best weights could not be told"
+            )
 
     def _elements(self) -> list[int]:
         if self.config.model.elements:
@@ -141,7 +179,7 @@ class Trainer:
         symbols = tuple(chemical_symbols[z] for z in self.elements)
         raw = self.config.model.model_dump() | {"elements": symbols}
         config = ModelConfig.model_validate(raw)
-        if "n_neighbors" in self.config.model.model_fields_set:
+        if config.n_neighbors is not None:
             return config
         trial = Batches(
             self.splits["train"], self.elements, config.cutoff, self.reference, self.formal, 1
@@ -201,7 +239,7 @@ class Trainer:
         free: Any = {
             "output": True,
             "card": True,
-            "data": {"train", "validation", "test", "split_file"},
+            "data": {"train", "validation", "test", "split_file"},  # a hash guards the content
             "training": {"epochs", "validate_every", "checkpoint_every", "threads"},
         }
         old = TrainConfig.model_validate_json(stored.read_text()).model_dump(exclude=free)
@@ -230,14 +268,20 @@ class Trainer:
             save_checkpoint(self.checkpoint, self._tensors(), self.state)
 
     def _resume(self) -> None:
-        tensors, self.state = load_checkpoint(self.checkpoint)
+        tensors, state = load_checkpoint(self.checkpoint)
+        if state.get("sha256_train", self.state["sha256_train"]) != self.state["sha256_train"]:
+            raise ValueError(
+                f"{self.checkpoint} was trained on other data than {self.config.data.train}: give "
+                f"the same data, or another output folder"
+            )
+        self.state |= state
         with torch.no_grad():
             for i, name in enumerate(self.loss.names):
                 self.weights[i].copy_(tensors[f"weight.{name}"])
                 self.averages[i].copy_(tensors[f"average.{name}"])
                 self.best[i].copy_(tensors[f"best.{name}"])
                 self.optimizer.state[self.weights[i]] = {
-                    key: tensors[f"optimizer.{key}.{name}"]
+                    key: tensors[f"optimizer.{key}.{name}"].to(self.device)
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"optimizer.{key}.{name}" in tensors
                 }
@@ -297,11 +341,17 @@ class Trainer:
         total = 0.0
         for k in range(self.steps_per_epoch):
             index = order[k * opt.batch_size : (k + 1) * opt.batch_size]
-            mine = index[self.processes.rank :: self.processes.count]
+            batch = batches.make(index, self.processes.rank, self.processes.count)
             self.optimizer.zero_grad(set_to_none=True)
-            loss, _ = module(*batches.make(mine))
+            loss, _ = module(*batch)
             self.processes.backward(loss)
-            torch.nn.utils.clip_grad_norm_(self.weights, opt.clip, error_if_nonfinite=True)
+            norm = torch.nn.utils.clip_grad_norm_(self.weights, opt.clip)
+            if not torch.isfinite(norm):
+                raise TrainingDiverged(
+                    f"the gradient is NaN or infinite in epoch {epoch}: look for wrong labels or "
+                    f"structures, or give a smaller training.learning_rate; {self.checkpoint} holds "
+                    f"the last good state"
+                )
             self.optimizer.step()
             self.schedule.step()
             self.state["step"] += 1
@@ -332,10 +382,7 @@ class Trainer:
 
     def _validate(self, train_loss: float) -> Errors:
         errors = self.errors("validation", self.averages)
-        c = self.config.loss
-        score = c.forces * errors.forces_mae
-        score += c.dipole * errors.dipole_mae if c.dipole > 0.0 else 0.0
-        score += c.energy * errors.energy_mae if c.forces == 0.0 else 0.0
+        score = self._score(errors)
         if score < self.state["best"]:
             self.state["best"] = score
             self.state["best_epoch"] = self.state["epoch"]
@@ -347,6 +394,13 @@ class Trainer:
             with self.log.open("a", newline="") as file:
                 csv.writer(file).writerow(row)
         return errors
+
+    def _score(self, errors: Errors) -> float:
+        """What the best weights are chosen by: errors of forces and dipoles, else of energies."""
+        c = self.config.loss
+        terms = [(c.forces, errors.forces_mae), (c.dipole, errors.dipole_mae)]
+        found = [weight * error for weight, error in terms if weight > 0.0 and error == error]
+        return sum(found) if found else errors.energy_mae
 
     def best_model(self) -> PolarizedModel:
         """A model with the best averaged weights, in evaluation mode on the CPU."""
@@ -361,7 +415,7 @@ class Trainer:
         """Writes ``summary.json`` with the state and the final errors by split."""
         summary = {
             "state": self.state,
-            "errors": {k: v._asdict() for k, v in errors.items()},
+            "errors": {k: v.known() for k, v in errors.items()},
             "units": {k: FIELDS[k].unit for k in ("energy", "forces", "dipole")},
         }
         with new_file(self.output / "summary.json", overwrite=True) as partial:

@@ -131,6 +131,7 @@ def test_shipped_training_data():
         ({"energies": None}, None, "no key 'energies'; it has: .*coords"),
         ({"coords": None}, None, "no key 'coords'"),
         ({"forces": np.zeros((4, 2, 3))}, None, r"shape \(4, 2, 3\), expected \(4, 3, 3\)"),
+        ({"forces": np.zeros((4, 9))}, None, r"shape \(4, 9\), expected \(4, 3, 3\)"),
         ({"energies": np.array([0.0, np.nan, 0.0, 0.0])}, None, "'energy' of structure 1 is NaN"),
         ({"coords": np.full((4, 3, 3), np.inf)}, None, "structure 0 has NaN or infinite positions"),
         ({}, {"dipole": "mu"}, "no key 'mu'"),
@@ -141,6 +142,35 @@ def test_bad_npz(tmp_path, change, keys, match):
     small_npz(tmp_path / "x.npz", **change)
     with pytest.raises((ValueError, KeyError), match=match):
         read_npz(tmp_path / "x.npz", keys)
+
+
+def test_units_of_files_that_do_not_say_them(tmp_path):
+    small_npz(tmp_path / "x.npz")
+    kcal = read_data(tmp_path / "x.npz")
+    ev = read_data(tmp_path / "x.npz", units={"energy": "eV"})
+    for name in ("energy", "forces"):
+        np.testing.assert_allclose(
+            kcal.labels[name].values, ev.labels[name].values * ENERGY_UNITS["kcal/mol"]
+        )
+    with pytest.raises(ValueError, match="unit of 'force'"):
+        read_data(tmp_path / "x.npz", units={"force": "eV"})
+
+
+def test_a_data_set_without_labels_and_its_fixed_names(tmp_path):
+    bare = from_atoms([Atoms("OH", [[0, 0, 0], [0, 0, 1]])])
+    bare.save(tmp_path / "bare.h5")
+    assert DataSet.load(tmp_path / "bare.h5").labels == {}
+    from_atoms(frames()).save(tmp_path / "x.h5")
+    assert len(read_data(tmp_path / "x.h5", {"energy": "energy"})) == 3
+    with pytest.raises(ValueError, match="no key 'E' for label 'energy'"):
+        read_data(tmp_path / "x.h5", {"energy": "E"})
+
+
+def test_truncated_npz(tmp_path):
+    small_npz(tmp_path / "x.npz")
+    (tmp_path / "y.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:200])
+    with pytest.raises(ValueError, match="not a readable npz"):
+        read_data(tmp_path / "y.npz")
 
 
 def test_bad_xyz_keys(tmp_path):

@@ -1,10 +1,16 @@
 """Dynamics, trajectories, resuming, explosions, relaxation, structures."""
 
+import signal
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
+from ase.constraints import FixAtoms
 from systems import ethanol, make_potential
 
 from npcalc import NPCalculator
@@ -127,6 +133,73 @@ def test_a_resumed_run_is_identical(tmp_path, ensemble):
             np.testing.assert_array_equal(a.times_fs(name), b.times_fs(name))
 
 
+def test_a_killed_process_can_be_resumed(tmp_path):
+    """SIGKILL in the middle of a block: the file opens, goes on, and ends as if nothing happened."""
+    script = """
+import os, signal, sys
+from npcalc import NPCalculator
+from npcalc.md import MDSettings, read_structure, run_md
+
+class Calculator(NPCalculator):
+    calls = 0
+    def calculate(self, *args, **kwargs):
+        Calculator.calls += 1
+        if Calculator.calls == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().calculate(*args, **kwargs)
+
+settings = MDSettings(block=20, strides={"energy": 1, "positions": 7})
+run_md(read_structure("ethanol"), Calculator("ethanol-fast"), 60, sys.argv[1], settings, progress=False)
+"""
+    for name, last_call in (("a.h5", 0), ("b.h5", 50)):
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            script,
+            str(tmp_path / name),
+            str(last_call),
+        ]
+        code = subprocess.run(command, timeout=300).returncode
+        assert code == (-signal.SIGKILL if last_call else 0)
+    with Trajectory(tmp_path / "b.h5") as killed:
+        assert 0 < len(killed.values("energy")) < 61
+    calculator = NPCalculator("ethanol-fast")
+    run_md(Atoms(), calculator, 60, tmp_path / "b.h5", resume=True, progress=False)
+    with Trajectory(tmp_path / "a.h5") as a, Trajectory(tmp_path / "b.h5") as b:
+        for name in a.quantities:
+            np.testing.assert_array_equal(a.values(name), b.values(name), err_msg=name)
+
+
+def test_constraints_hold_through_a_resume(tmp_path):
+    """Fixed atoms stay where they are, and the run's own constraint does not stay on the result."""
+    atoms, calculator = spring_system()
+    start = run_md(atoms, calculator, 10, tmp_path / "free.h5", progress=False)
+    assert not start.constraints
+    atoms.set_constraint(FixAtoms([0, 2]))
+    last = run_md(atoms, calculator, 20, tmp_path / "t.h5", progress=False)
+    last = run_md(atoms, calculator, 40, tmp_path / "t.h5", resume=True, progress=False)
+    assert [c.todict() for c in last.constraints] == [FixAtoms([0, 2]).todict()]
+    np.testing.assert_array_equal(last.positions[[0, 2]], atoms.positions[[0, 2]])
+    assert np.abs(last.positions[1] - atoms.positions[1]).max() > 1e-4
+
+
+def test_a_structure_that_cannot_be_evaluated_leaves_no_file(tmp_path):
+    calculator = NPCalculator(make_potential("painn", "geometry"))
+    with pytest.raises(ValueError, match="does not know N"):
+        run_md(molecule("NH3"), calculator, 10, tmp_path / "t.h5", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_cells_of_frames_have_their_own_stride(tmp_path):
+    atoms, calculator = spring_system()
+    settings = MDSettings(strides={"positions": 2, "cell": 5})
+    run_md(atoms, calculator, 20, tmp_path / "t.h5", settings, progress=False)
+    with Trajectory(tmp_path / "t.h5") as trajectory:
+        assert len(trajectory.atoms(10)) == len(trajectory.atoms(-1)) == 9
+
+
 def test_explosion_saves_the_frame(tmp_path):
     atoms, _ = spring_system()
     calculator = Springs(atoms.positions.copy(), broken_after=300)
@@ -135,7 +208,7 @@ def test_explosion_saves_the_frame(tmp_path):
     frame = read_structure(tmp_path / "t-exploded.xyz")
     assert len(frame) == 9
     with Trajectory(tmp_path / "t.h5") as trajectory:
-        assert len(trajectory.values("dipole")) >= 50
+        assert len(trajectory.values("dipole")) >= 140, "the values up to the explosion are kept"
 
 
 def test_files_that_exist_or_are_none(tmp_path):
@@ -146,8 +219,13 @@ def test_files_that_exist_or_are_none(tmp_path):
     with pytest.raises(FileExistsError, match="exists: give another name"):
         run_md(atoms, calculator, 10, path, progress=False)
     assert path.read_bytes() == before
-    with pytest.raises(TrajectoryError, match="other settings"):
+    with pytest.raises(TrajectoryError, match="another settings: it was made with seed 0, now 5"):
         run_md(atoms, calculator, 20, path, MDSettings(seed=5), resume=True, progress=False)
+    other = NPCalculator(make_potential())
+    with pytest.raises(
+        TrajectoryError, match="another calculator: it was made with class 'Springs'"
+    ):
+        run_md(atoms, other, 20, path, resume=True, progress=False)
     with pytest.raises(FileNotFoundError, match="no trajectory"):
         Trajectory(tmp_path / "none.h5")
     (tmp_path / "x.h5").write_text("x")

@@ -13,6 +13,7 @@ from npcalc.conventions import (
     KM_PER_MOL,
     SPEED_OF_LIGHT_CM_PER_FS,
 )
+from npcalc.md import MDSettings, Trajectory
 from npcalc.spectra import (
     CORRECTIONS,
     harmonic_spectrum,
@@ -20,6 +21,7 @@ from npcalc.spectra import (
     plot_spectrum,
     read_jcamp,
 )
+from npcalc.spectra.trajectory import trajectory_spectrum
 
 SLOPE = np.array([0.3, -0.1, 0.2])  # d mu / dQ in e/sqrt(amu)
 
@@ -185,3 +187,34 @@ def test_read_and_plot(tmp_path):
     (tmp_path / "bad.jdx").write_text("nothing")
     with pytest.raises(ValueError, match="not a JCAMP-DX spectrum"):
         read_jcamp(tmp_path / "bad.jdx")
+
+
+def test_slow_sampling_is_warned_of():
+    with pytest.warns(UserWarning, match="appear at wrong wavenumbers"):
+        infrared_spectrum(oscillator(1500.0, 300.0, interval=5.0), 5.0, 300.0)
+    with pytest.raises(ValueError, match="coarser than the spectrum"):
+        infrared_spectrum(oscillator(1500.0, 300.0), 1.0, 300.0, resolution=20000.0)
+    with pytest.raises(ValueError, match="expected positive"):
+        infrared_spectrum(oscillator(1500.0, 300.0), 1.0, 300.0, resolution=0.0)
+
+
+def test_nve_takes_the_temperature_that_the_run_had(tmp_path):
+    """Intensities are proportional to 1/T, and the settings hold only that of the start."""
+
+    def write(name, quantities):
+        settings = MDSettings(ensemble="nve", timestep_fs=1.0, strides=quantities)
+        path = tmp_path / name
+        with Trajectory.create(path, Atoms("H"), settings.model_dump(), quantities) as trajectory:
+            for step, dipole in enumerate(oscillator(1500.0, 150.0, n=20000)):
+                trajectory.append("dipole", step, dipole)
+                if "temperature" in quantities:
+                    trajectory.append("temperature", step, 900.0 if step < 5000 else 150.0)
+            trajectory.write_values()
+        return path
+
+    path = write("with.h5", {"dipole": 1, "temperature": 1})
+    late = trajectory_spectrum(path, skip_ps=5.0).band(1400, 1600)[0]
+    given = trajectory_spectrum(path, skip_ps=5.0, temperature_K=150.0).band(1400, 1600)[0]
+    assert late == pytest.approx(given)
+    with pytest.raises(ValueError, match="without recorded temperature"):
+        trajectory_spectrum(write("without.h5", {"dipole": 1}))

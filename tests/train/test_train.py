@@ -1,6 +1,7 @@
 """Small real training: it learns, resumes identically, exports; and bad configurations."""
 
 import csv
+import json
 import subprocess
 import sys
 import warnings
@@ -16,9 +17,17 @@ from systems import ethanol
 from npcalc import NPCalculator, load_potential
 from npcalc.data import DataSet, Label, from_atoms
 from npcalc.potential.registry import bundled_folder
-from npcalc.train import ConfigError, Trainer, load_config, parse_config, train
+from npcalc.train import (
+    ConfigError,
+    Trainer,
+    TrainingDiverged,
+    load_config,
+    parse_config,
+    train,
+)
 from npcalc.train.batches import Batches
 from npcalc.train.checkpoint import load_checkpoint
+from npcalc.train.trainer import load_splits
 
 DATA = bundled_folder() / "data" / "ethanol-train.h5"
 
@@ -144,10 +153,21 @@ def test_compiled_step_equals_eager(tmp_path):
 
 
 def test_two_processes_share_a_batch(tmp_path):
-    """Data parallel through accelerate: the same weights as one process, up to rounding."""
+    """Data parallel through accelerate: the same weights as one process, up to rounding.
+
+    Five structures on two processes, some without dipole: the shares are not equal.
+    """
+    data = DataSet.load(DATA).subset(np.arange(60))
+    label = data.labels["dipole"]
+    present = np.arange(60) % 3 > 0
+    values = np.where(present[:, None], label.values, np.nan)
+    replace(data, labels={**data.labels, "dipole": Label(values, present)}).save(
+        tmp_path / "data.h5"
+    )
     runs = {}
     for n in (1, 2):
-        raw = raw_config(tmp_path / f"run{n}", epochs=1)
+        raw = raw_config(tmp_path / f"run{n}", epochs=1, batch_size=5)
+        raw["data"] = {"train": str(tmp_path / "data.h5"), "n_validation": 10}
         config = tmp_path / f"{n}.yaml"
         config.write_text(yaml.safe_dump(raw))
         launch = ["-m", "torch.distributed.run", f"--nproc_per_node={n}", "--master_port=29511"]
@@ -172,6 +192,82 @@ def test_another_configuration_does_not_take_over_a_run(trained):
     with pytest.raises(ValueError, match="holds a run with another 'loss'"):
         Trainer(parse_config(other))
     Trainer(parse_config(raw_config(folder, epochs=20)))  # going on for longer is allowed
+
+
+def test_other_data_does_not_take_over_a_run(trained, tmp_path):
+    folder, _ = trained
+    DataSet.load(DATA).subset(np.arange(200)).save(tmp_path / "other.h5")
+    other = raw_config(folder, epochs=12)
+    other["data"]["train"] = str(tmp_path / "other.h5")
+    with pytest.raises(ValueError, match="was trained on other data than"):
+        Trainer(parse_config(other))
+
+
+def test_the_stored_configuration_is_the_configuration(trained):
+    """What a run writes down, read again, is the same run."""
+    folder, _ = trained
+    stored = parse_config(json.loads((folder / "config.json").read_text()))
+    again = Trainer(stored)
+    assert again.state["epoch"] == 12
+    json.loads((folder / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_training_on_energies_alone(tmp_path):
+    """The best weights are found by the energies, and nothing untrained is offered."""
+    raw = raw_config(tmp_path / "run", epochs=3)
+    raw["loss"] = {"energy": 1.0, "forces": 0.0, "dipole": 0.0}
+    with pytest.raises(ValueError, match="nothing trains the dipole"):
+        Trainer(parse_config(raw))
+    raw["model"]["dipole"] = False
+    trainer = Trainer(parse_config(raw))
+    trainer.run(progress=False)
+    assert trainer.state["best_epoch"] > 0
+    card = load_potential(train(parse_config(raw), progress=False)).card
+    assert "dipole" not in card.properties
+
+
+def test_labels_to_validate_on(tmp_path):
+    """Validation without dipoles chooses by forces; without any label it is refused."""
+    data = DataSet.load(DATA).subset(np.arange(30))
+    forces_only = replace(data, labels={"forces": data.labels["forces"]})
+    forces_only.save(tmp_path / "forces.h5")
+    replace(data, labels={}).save(tmp_path / "none.h5")
+    raw = raw_config(tmp_path / "run", epochs=2)
+    raw["data"] = {"train": str(DATA), "n_train": 50, "validation": str(tmp_path / "forces.h5")}
+    trainer = Trainer(parse_config(raw))
+    trainer.run(progress=False)
+    assert trainer.state["best_epoch"] > 0
+    raw["data"]["validation"] = str(tmp_path / "none.h5")
+    raw["output"] = str(tmp_path / "run2")
+    with pytest.raises(ValueError, match="the best weights could not be told"):
+        Trainer(parse_config(raw))
+
+
+def test_split_files(tmp_path):
+    raw = raw_config(tmp_path / "run")
+    path = tmp_path / "split.txt"
+    raw["data"] = {"train": str(DATA), "split_file": str(path), "n_validation": 7}
+    np.savetxt(path, np.arange(100, 160), fmt="%d")
+    splits = load_splits(parse_config(raw).data)
+    assert len(splits["train"]) == 60
+    assert len(splits["validation"]) == 7
+    np.savetxt(path, np.arange(1000), fmt="%d")
+    with pytest.raises(ValueError, match="names all 1000 structures"):
+        load_splits(parse_config(raw).data)
+    np.savetxt(path, [3, 1000], fmt="%d")
+    with pytest.raises(ValueError, match=r"names structure 1000, but .* has 1000, counted from 0"):
+        load_splits(parse_config(raw).data)
+
+
+def test_wrong_labels_stop_the_training(tmp_path):
+    data = DataSet.load(DATA).subset(np.arange(40))
+    forces = data.labels["forces"]
+    huge = replace(forces, values=np.where(np.arange(360)[:, None] == 7, 1e38, forces.values))
+    replace(data, labels={**data.labels, "forces": huge}).save(tmp_path / "d.h5")
+    raw = raw_config(tmp_path / "run")
+    raw["data"] = {"train": str(tmp_path / "d.h5"), "n_validation": 5}
+    with pytest.raises(TrainingDiverged, match="NaN or infinite in epoch 0: look for wrong labels"):
+        Trainer(parse_config(raw)).run(progress=False)
 
 
 def test_absent_labels_are_masked(tmp_path):
@@ -216,6 +312,9 @@ def write(tmp_path, raw):
             "a dipole needs moving points or a charge model",
         ),
         (lambda c: c["model"].update(elements=["H", "Xq"]), "unknown chemical symbols"),
+        (lambda c: c["model"].update(formal_charges={"O": -1}), "need charges"),
+        (lambda c: c["model"].update(charges="formal"), "needs formal_charges"),
+        (lambda c: c["data"].update(split_file="s.txt"), "leave out validation and n_train"),
     ],
 )
 def test_bad_configuration(tmp_path, change, match):
