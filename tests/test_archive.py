@@ -27,7 +27,13 @@ def saved(tmp_path):
 
 # TorchScript compiles each network anew, so not all forms with all hosts.
 SOME = [("painn", f) for f in ("none", "geometry", "static", "nodes-same")]
-SOME += [("nequip", "geometry-4"), ("nequip", "none"), ("nequip-both", "nodes-all-2")]
+SOME += [
+    ("egnn", "none"),
+    ("et", "geometry"),
+    ("nequip", "geometry-4"),
+    ("nequip", "none"),
+    ("nequip-both", "nodes-all-2"),
+]
 
 
 @pytest.mark.parametrize(("host", "form"), SOME)

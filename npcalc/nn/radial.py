@@ -51,6 +51,30 @@ class GaussianBasis(nn.Module):
         return torch.exp(self.coefficient * (distance.unsqueeze(-1) - self.centers) ** 2)
 
 
+class ExpNormalBasis(nn.Module):
+    """``exp(-b (exp(-5 r / r_c) - m)^2)`` (PhysNet, Unke and Meuwly 2019, eq. 7; its cutoff is apart).
+
+    Args:
+        n_basis: Number of functions; their centers m lie evenly between exp(-r_c) and 1, as in
+            TorchMD-NET.
+        cutoff: Cutoff r_c in Angstrom.
+    """
+
+    def __init__(self, n_basis: int, cutoff: float) -> None:
+        super().__init__()
+        lowest = math.exp(-cutoff)
+        self.alpha = 5.0 / cutoff
+        self.beta = (2.0 / n_basis * (1.0 - lowest)) ** -2
+        self.centers: Tensor
+        centers = torch.linspace(lowest, 1.0, n_basis, dtype=torch.float64)
+        self.register_buffer("centers", centers, persistent=False)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Maps distances (..., ) in Angstrom to (..., n_basis)."""
+        near = torch.exp(-self.alpha * distance.unsqueeze(-1))
+        return torch.exp(-self.beta * (near - self.centers) ** 2)
+
+
 class CosineEnvelope(nn.Module):
     """``(1 + cos(pi r / r_c)) / 2`` inside the cutoff, zero outside.
 

@@ -28,13 +28,15 @@ class Processes:
         self._accelerator: Any = None
         if self.count > 1:
             try:
-                from accelerate import Accelerator
+                from accelerate import Accelerator, DistributedDataParallelKwargs
             except ImportError as error:
                 raise ImportError(
                     "training with several processes needs accelerate: "
                     "pip install 'npcalc[distributed]'"
                 ) from error
-            self._accelerator = Accelerator(cpu=device == "cpu")
+            # A host may have weights that only polarization reads, of which some models have none.
+            unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+            self._accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
 
     @property
     def first(self) -> bool:

@@ -179,3 +179,95 @@ def test_convolution_is_e3nns_tensor_product():
             ).to(torch.float64)  # fmt: skip
             own = torch.einsum("ed,es,sqd->eq", x, y, table)
             torch.testing.assert_close(own, tp(x, y), rtol=1e-6, atol=1e-6)
+
+
+def test_et_is_torchmd_nets():
+    file = dict(np.load(GOLDEN / "et_torchmdnet.npz"))
+    c, heads = 8, 2
+    host = {"name": "et", "channels": c, "n_layers": 3, "n_basis": 6, "n_heads": heads}
+    # The length of a vector is smoothed at zero, where the peer leaves the gradient out.
+    host["epsilon"] = 1e-20
+    config = ModelConfig(
+        host=host, elements=ELEMENTS, cutoff=CUTOFF, polarization="none", dipole=False
+    )
+    names = {
+        "embedding.weight": "embedding.weight",
+        "neighbor_embedding.embedding.weight": "neighbor.weight",
+    }
+    for part in ("weight", "bias"):
+        names[f"neighbor_embedding.distance_proj.{part}"] = f"filter.{part}"
+        names[f"neighbor_embedding.combine.{part}"] = f"combine.{part}"
+        names[f"out_norm.{part}"] = f"norm.{part}"
+    inner = {
+        "layernorm": "norm", "q_proj": "query", "k_proj": "key", "v_proj": "value",
+        "dk_proj": "key_filter", "dv_proj": "value_filter", "vec_proj": "mix", "o_proj": "out",
+        "vec1_proj": "length", "vec2_proj": "vector",
+    }  # fmt: skip
+    weights = {}
+    for key, value in file.items():
+        prefix, _, name = key.partition(".")
+        if prefix == "representation" and name in names:
+            weights[f"host.{names[name]}"] = value
+        elif prefix == "representation":
+            _, k, module, part = name.split(".")
+            if module in ("v_proj", "dv_proj"):  # there the parts are inside of each head
+                shape = value.shape[1:]
+                value = value.reshape(heads, 3, c // heads, *shape).swapaxes(0, 1)
+                value = value.reshape(3 * c, *shape)
+            weights[f"host.layers.{k}.{inner[module]}.{part}"] = value
+        elif prefix == "readout":
+            _, k, *module, part = name.split(".")
+            block = ("first", "second")[int(k)]
+            own = inner.get(module[0]) or f"update.{module[-1]}"
+            weights[f"host.{block}.{own}.{part}"] = value
+    model = PolarizedModel(config, torch.float64)
+    set_weights(model, weights)
+    compare(model, file)
+
+
+def egnn_by_the_paper(model, numbers, positions, envelope):
+    """Readouts of EGNN written as loops over equations 3 to 8, without a library's help."""
+
+    def silu(x):
+        return x / (1 + np.exp(-x))
+
+    def linear(layer, x):
+        bias = 0.0 if layer.bias is None else layer.bias.detach().numpy()
+        return layer.weight.detach().numpy() @ x + bias
+
+    host = model.host
+    h = [host.embedding.weight[(1, 6, 8).index(z)].detach().numpy() for z in numbers]
+    for layer in host.layers:
+        new = []
+        for i, x_i in enumerate(positions):
+            total = np.zeros_like(h[i])
+            for j, x_j in enumerate(positions):
+                r = np.linalg.norm(x_i - x_j)
+                if i == j or r >= CUTOFF:
+                    continue
+                first = linear(layer.center, h[i]) + linear(layer.neighbor, h[j])
+                first = first + linear(layer.distance, np.array([r**2]))
+                m = silu(linear(layer.message[1], silu(first)))
+                gate = 1 / (1 + np.exp(-linear(layer.inference[0], m)))
+                total = total + envelope(r) * gate * m
+            hidden = silu(linear(layer.update[0], np.concatenate([h[i], total])))
+            new.append(h[i] + linear(layer.update[2], hidden))
+        h = new
+    return [linear(host.readout[2], silu(linear(host.readout[0], x)))[0] for x in h]
+
+
+def test_egnn_is_the_papers():
+    """The authors' code is no package, so the equations are written down a second time."""
+    host = {"name": "egnn", "channels": 8, "n_layers": 3}
+    config = ModelConfig(
+        host=host, elements=ELEMENTS, cutoff=CUTOFF, polarization="none", dipole=False
+    )
+    torch.manual_seed(2)
+    model = PolarizedModel(config, torch.float64)
+    file = np.load(GOLDEN / "painn_schnetpack.npz")
+    for positions in file["positions"]:
+        energy, _ = evaluate(model, file["numbers"], positions)
+        rows = egnn_by_the_paper(
+            model, file["numbers"], positions, lambda r: 0.5 * (1 + np.cos(np.pi * r / CUTOFF))
+        )
+        assert energy == pytest.approx(sum(rows), rel=1e-10)

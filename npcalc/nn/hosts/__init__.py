@@ -1,13 +1,20 @@
 """Host models: one file each, all behind the contract of `base`."""
 
 from .base import EdgeGeometry, Host, HostLayer, PointSpec
+from .egnn import EGNN, EGNNConfig
+from .et import ET, ETConfig
 from .nequip import NequIP, NequIPConfig
 from .painn import PaiNN, PaiNNConfig
 
-HOSTS = {"painn": (PaiNNConfig, PaiNN), "nequip": (NequIPConfig, NequIP)}
+HOSTS = {
+    "painn": (PaiNNConfig, PaiNN),
+    "nequip": (NequIPConfig, NequIP),
+    "egnn": (EGNNConfig, EGNN),
+    "et": (ETConfig, ET),
+}
 """Name of each host in a configuration file, its configuration and its class."""
 
-HostConfig = PaiNNConfig | NequIPConfig
+HostConfig = PaiNNConfig | NequIPConfig | EGNNConfig | ETConfig
 
 
 def make_host(spec: PointSpec, config: HostConfig) -> Host:
