@@ -225,6 +225,43 @@ def test_et_is_torchmd_nets():
     compare(model, file)
 
 
+def test_tensornet_is_torchmd_nets():
+    file = dict(np.load(GOLDEN / "tensornet_torchmdnet.npz"))
+    host = {"name": "tensornet", "channels": 8, "n_layers": 2, "n_basis": 6}
+    config = ModelConfig(
+        host=host, elements=ELEMENTS, cutoff=CUTOFF, polarization="none", dipole=False
+    )
+    model = PolarizedModel(config, torch.float64)
+    peer = {k.partition(".")[2]: v for k, v in file.items() if k.startswith("representation.")}
+    first = {k.removeprefix("tensor_embedding."): v for k, v in peer.items() if "embedding" in k}
+    weights = {"embedding.weight": first["emb.weight"]}
+    weights["center.weight"], weights["neighbor.weight"] = np.split(first["emb2.weight"], 2, axis=1)
+    weights["center.bias"] = first["emb2.bias"]
+    for part in ("weight", "bias"):
+        weights[f"radial.{part}"] = np.concatenate(
+            [first[f"distance_proj{k}.{part}"] for k in (1, 2, 3)]
+        )
+        weights[f"norm.{part}"] = first[f"init_norm.{part}"]
+        weights[f"out_norm.{part}"] = peer[f"out_norm.{part}"]
+        weights[f"readout.0.{part}"] = peer[f"linear.{part}"]
+        for k in (0, 1):
+            weights[f"scale.{2 * k}.{part}"] = first[f"linears_scalar.{k}.{part}"]
+            weights[f"readout.{2 + 2 * k}.{part}"] = file[
+                f"readout.output_network.layers.{2 * k}.{part}"
+            ]
+            for m in range(3):
+                key = f"layers.{k}.linears_scalar.{m}.{part}"
+                weights[f"layers.{k}.radial.{2 * m}.{part}"] = peer[key]
+    for m in range(3):
+        weights[f"mix.maps.{m}.weight"] = first[f"linears_tensor.{m}.weight"]
+        for k in (0, 1):
+            for n, name in enumerate(("before", "after")):
+                key = f"layers.{k}.linears_tensor.{3 * n + m}.weight"
+                weights[f"layers.{k}.{name}.maps.{m}.weight"] = peer[key]
+    set_weights(model, {f"host.{k}": v for k, v in weights.items()})
+    compare(model, file)
+
+
 def egnn_by_the_paper(model, numbers, positions, envelope):
     """Readouts of EGNN written as loops over equations 3 to 8, without a library's help."""
 

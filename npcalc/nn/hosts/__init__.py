@@ -5,16 +5,18 @@ from .egnn import EGNN, EGNNConfig
 from .et import ET, ETConfig
 from .nequip import NequIP, NequIPConfig
 from .painn import PaiNN, PaiNNConfig
+from .tensornet import TensorNet, TensorNetConfig
 
 HOSTS = {
     "painn": (PaiNNConfig, PaiNN),
     "nequip": (NequIPConfig, NequIP),
     "egnn": (EGNNConfig, EGNN),
     "et": (ETConfig, ET),
+    "tensornet": (TensorNetConfig, TensorNet),
 }
 """Name of each host in a configuration file, its configuration and its class."""
 
-HostConfig = PaiNNConfig | NequIPConfig | EGNNConfig | ETConfig
+HostConfig = PaiNNConfig | NequIPConfig | EGNNConfig | ETConfig | TensorNetConfig
 
 
 def make_host(spec: PointSpec, config: HostConfig) -> Host:
