@@ -30,6 +30,7 @@ SOME = [("painn", f) for f in ("none", "geometry", "static", "nodes-same")]
 SOME += [
     ("egnn", "none"),
     ("et", "geometry"),
+    ("tensornet", "nodes-same"),
     ("nequip", "geometry-4"),
     ("nequip", "none"),
     ("nequip-both", "nodes-all-2"),
