@@ -265,6 +265,8 @@ class Trajectory:
             pbc=self.file["atoms/pbc"][...],
             masses=self.file["atoms/masses"][...],
             momenta=group["momenta"][...],
-            constraint=[dict2constraint(c) for c in decode(self.file.attrs.get("constraints", "[]"))],
+            constraint=[
+                dict2constraint(c) for c in decode(self.file.attrs.get("constraints", "[]"))
+            ],
         )
         return step, atoms, json.loads(group.attrs["generator"])
