@@ -18,6 +18,9 @@ HOSTS = {
     "egnn": {"name": "egnn", "channels": 8, "n_layers": 3, "n_vectors": 3},
     "et": {"name": "et", "channels": 8, "n_layers": 3, "n_basis": 6, "n_heads": 2},
     "tensornet": {"name": "tensornet", "channels": 8, "n_layers": 2, "n_basis": 6},
+    "mace": {
+        "name": "mace", "channels": 4, "n_layers": 2, "l_max": 2, "radial_width": 8, "radial_depth": 1
+    },
     "nequip-both": {
         "name": "nequip", "channels": 4, "n_layers": 3, "l_max": 1, "parity": True, "radial_width": 8
     },

@@ -31,6 +31,7 @@ SOME += [
     ("egnn", "none"),
     ("et", "geometry"),
     ("tensornet", "nodes-same"),
+    ("mace", "geometry"),
     ("nequip", "geometry-4"),
     ("nequip", "none"),
     ("nequip-both", "nodes-all-2"),

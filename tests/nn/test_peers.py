@@ -262,6 +262,53 @@ def test_tensornet_is_torchmd_nets():
     compare(model, file)
 
 
+def test_mace_is_mace_torchs():
+    file = dict(np.load(GOLDEN / "mace_torch.npz"))
+    c, n_types = 4, 3
+    host = {
+        "name": "mace", "channels": c, "n_layers": 2, "l_hidden": 1, "l_max": 2, "correlation": 3,
+        "n_basis": 6, "radial_width": 8, "radial_depth": 2, "readout_width": 5,
+    }  # fmt: skip
+    config = ModelConfig(
+        host=host,
+        elements=ELEMENTS,
+        cutoff=CUTOFF,
+        envelope="polynomial",
+        polarization="none",
+        dipole=False,
+        n_neighbors=5.0,
+    )
+    model = PolarizedModel(config, torch.float64)
+    peer = {k.removeprefix("model."): v for k, v in file.items()}
+    # The peer divides one-hot types by sqrt(n_types) and normalises silu by its second moment.
+    silu = model.host.silu_norm / math.sqrt(2.0)
+    embedding = peer["node_embedding.linear.weight"].reshape(n_types, c) / math.sqrt(n_types)
+    weights = {"embedding.weight": embedding}
+    for k, layer in enumerate(model.host.layers):
+        own, other = f"layers.{k}", f"interactions.{k}"
+        up = peer[f"{other}.linear_up.weight"].reshape(-1, c, c)
+        for m, value in enumerate(up):
+            weights[f"{own}.before.{m}.weight"] = value
+        for m in range(3):
+            value = peer[f"{other}.conv_tp_weights.layer{m}.weight"]
+            weights[f"{own}.convolution.radial.{2 * m}.weight"] = value * (silu if m else 1.0)
+        sizes = np.cumsum([p * c * c for p in layer.convolution.paths])[:-1]
+        for m, value in enumerate(np.split(peer[f"{other}.linear.weight"], sizes)):
+            weights[f"{own}.after.{m}.weight"] = value.reshape(-1, c)
+        skip = peer[f"{other}.skip_tp.weight"].reshape(c, n_types, c).swapaxes(0, 1)
+        weights[f"{own}.connect.0.weight"] = skip / math.sqrt(n_types)
+        for m, value in enumerate(peer[f"products.{k}.linear.weight"].reshape(-1, c, c)):
+            weights[f"{own}.mix.{m}.weight"] = value
+            inner = f"products.{k}.symmetric_contractions.contractions.{m}"
+            for t, name in enumerate(("weights_max", "weights.0", "weights.1")):
+                weights[f"{own}.products.{m}.terms.{t}.weight"] = peer[f"{inner}.{name}"]
+    weights["readouts.0.weight"] = peer["readouts.0.linear.weight"].reshape(c, 1)
+    weights["last.weight"] = peer["readouts.1.linear_1.weight"].reshape(c, 5)
+    weights["out.weight"] = peer["readouts.1.linear_2.weight"].reshape(5, 1)
+    set_weights(model, {f"host.{k}": v for k, v in weights.items()})
+    compare(model, file)
+
+
 def egnn_by_the_paper(model, numbers, positions, envelope):
     """Readouts of EGNN written as loops over equations 3 to 8, without a library's help."""
 

@@ -3,6 +3,7 @@
 from .base import EdgeGeometry, Host, HostLayer, PointSpec
 from .egnn import EGNN, EGNNConfig
 from .et import ET, ETConfig
+from .mace import MACE, MACEConfig
 from .nequip import NequIP, NequIPConfig
 from .painn import PaiNN, PaiNNConfig
 from .tensornet import TensorNet, TensorNetConfig
@@ -13,10 +14,11 @@ HOSTS = {
     "egnn": (EGNNConfig, EGNN),
     "et": (ETConfig, ET),
     "tensornet": (TensorNetConfig, TensorNet),
+    "mace": (MACEConfig, MACE),
 }
 """Name of each host in a configuration file, its configuration and its class."""
 
-HostConfig = PaiNNConfig | NequIPConfig | EGNNConfig | ETConfig | TensorNetConfig
+HostConfig = PaiNNConfig | NequIPConfig | EGNNConfig | ETConfig | TensorNetConfig | MACEConfig
 
 
 def make_host(spec: PointSpec, config: HostConfig) -> Host:

@@ -1,0 +1,276 @@
+"""MACE: products of many-body messages (I. Batatia et al., NeurIPS 2022).
+
+Equations are those of arXiv:2206.07697 as the mace-torch package (0.3) builds them from its residual
+interaction blocks, with the envelope on the messages (there ``apply_cutoff=False``). Irreps,
+spherical harmonics and coupling coefficients are e3nn's. Distances and directions beyond the first
+enter as in the `nequip` host, whose convolution this one shares.
+
+The last layer has scalars only, so it moves no points.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from e3nn import o3
+from e3nn.math import normalize2mom
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..radial import BesselBasis
+from ..split import split
+from .base import EdgeGeometry, Host, HostLayer, PointSpec
+from .nequip import Convolution, EdgeHarmonics, NequIPConfig, ScaledLinear, TypeLinear
+
+
+class MACEConfig(BaseModel):
+    """Configuration of the `MACE` host.
+
+    Attributes:
+        channels: Channels of each irrep.
+        l_hidden: Largest degree of the hidden features.
+        l_max: Largest degree of the spherical harmonics and of the messages.
+        correlation: Messages that are multiplied at most; the body order less one.
+        readout_width: Width of the last readout.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["mace"] = "mace"
+    channels: int = Field(128, ge=1)
+    n_layers: int = Field(2, ge=1)
+    l_hidden: int = Field(1, ge=0, le=3)
+    l_max: int = Field(3, ge=0, le=3)
+    correlation: int = Field(3, ge=1, le=3)
+    n_basis: int = Field(8, ge=2)
+    radial_width: int = Field(64, ge=1)
+    radial_depth: int = Field(3, ge=1)
+    readout_width: int = Field(16, ge=1)
+
+
+def couplings(irreps: list[o3.Irrep], order: int, keep: o3.Irrep | None = None) -> list:
+    """Couplings of ``order`` copies of a direct sum of irreps to single irreps.
+
+    Args:
+        irreps: The direct sum, of dimension D.
+        order: Number of copies.
+        keep: The only result to keep.
+
+    Returns:
+        Pairs of the resulting irrep and coefficients (irrep.dim, D, ..., D), float64, made by
+        coupling one copy after the other, in the order of the irreps.
+    """
+    total = sum(ir.dim for ir in irreps)
+    starts = [sum(ir.dim for ir in irreps[:k]) for k in range(len(irreps))]
+    if order == 1:
+        unit = torch.eye(total, dtype=torch.float64)
+        rows = [(ir, unit[a : a + ir.dim]) for ir, a in zip(irreps, starts, strict=True)]
+        return [row for row in rows if keep in (None, row[0])]
+    found = []
+    for left, coefficients in couplings(irreps, order - 1):
+        for ir, start in zip(irreps, starts, strict=True):
+            for out in left * ir:
+                if keep not in (None, out):
+                    continue
+                w3j = math.sqrt(out.dim) * o3.wigner_3j(out.l, left.l, ir.l, dtype=torch.float64)
+                block = torch.einsum("olr,l...->o...r", w3j, coefficients)
+                table = torch.zeros(*block.shape[:-1], total, dtype=torch.float64)
+                table[..., start : start + ir.dim] = block
+                found.append((out, table))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+class ProductTerm(nn.Module):
+    """Coefficients of the products of one order, mixed with weights of the point's type.
+
+    Args:
+        irreps: Irreps of the messages.
+        output: Irrep of the products.
+        order: Number of factors.
+        n_types: Number of point types.
+        channels: Number of channels.
+
+    Attributes:
+        n_paths: Number of couplings, may be 0.
+    """
+
+    def __init__(
+        self, irreps: list[o3.Irrep], output: o3.Irrep, order: int, n_types: int, channels: int
+    ) -> None:
+        super().__init__()
+        tables = [table for _, table in couplings(irreps, order, output)]
+        self.n_paths = len(tables)
+        total = sum(ir.dim for ir in irreps)
+        rows = output.dim * total**order
+        table = torch.stack(tables, -1) if tables else torch.zeros(rows, 0, dtype=torch.float64)
+        self.table: Tensor
+        self.register_buffer("table", table.reshape(rows, self.n_paths), persistent=False)
+        scale = 1.0 / max(self.n_paths, 1)
+        self.weight = nn.Parameter(scale * torch.randn(n_types, self.n_paths, channels))
+
+    def weights(self, types: Tensor) -> Tensor:
+        """Weights (n, n_paths, C) for types as one-hot rows (n, n_types)."""
+        mixed = torch.matmul(types, self.weight.flatten(1))
+        return mixed.reshape(types.shape[0], self.n_paths, self.weight.shape[2])
+
+    def forward(self, types: Tensor) -> Tensor:
+        """Mixed coefficients, shape (n, output.dim * D**order, C)."""
+        return torch.matmul(self.table, self.weights(types))
+
+
+class Product(nn.Module):
+    """Symmetric contraction to one irrep (equations 10 and 11), factor by factor from the last.
+
+    Args:
+        irreps: Irreps of the messages.
+        output: Irrep of the products.
+        n_types: Number of point types.
+        config: Configuration of the host.
+    """
+
+    def __init__(
+        self, irreps: list[o3.Irrep], output: o3.Irrep, n_types: int, config: MACEConfig
+    ) -> None:
+        super().__init__()
+        self.dim = output.dim
+        self.total = sum(ir.dim for ir in irreps)
+        orders = range(config.correlation, 0, -1)
+        self.terms = nn.ModuleList(
+            [ProductTerm(irreps, output, k, n_types, config.channels) for k in orders]
+        )
+
+    def forward(self, x: Tensor, types: Tensor) -> Tensor:
+        """Maps messages (n, D, C) to (n, output.dim, C)."""
+        n, d, c = x.shape
+        out = torch.zeros(1, 1, 1, dtype=x.dtype, device=x.device)
+        for k, term in enumerate(self.terms):
+            coefficients = term(types)
+            if k > 0:
+                coefficients = coefficients + out
+            rows = coefficients.shape[1] // d
+            out = (coefficients.reshape(n, rows, d, c) * x[:, None]).sum(2)
+        return out
+
+
+class MACELayer(HostLayer):
+    """Interaction and product basis (equations 7 to 12).
+
+    Args:
+        inputs: Irreps of the features before the layer.
+        hidden: Irreps after it.
+        spec: What the host is built for.
+        config: Configuration of the host.
+    """
+
+    def __init__(
+        self,
+        inputs: list[o3.Irrep],
+        hidden: list[o3.Irrep],
+        spec: PointSpec,
+        config: MACEConfig,
+    ) -> None:
+        super().__init__()
+        c = config.channels
+        self.channels = c
+        self.n_types = spec.n_types
+        self.norm = 1.0 / spec.n_neighbors
+        messages = [ir for _, ir in o3.Irreps.spherical_harmonics(config.l_max)]
+        convolution = NequIPConfig(
+            channels=c, l_max=config.l_max, n_basis=config.n_basis,
+            radial_width=config.radial_width, radial_depth=config.radial_depth,
+        )  # fmt: skip
+        self.basis = BesselBasis(config.n_basis, spec.cutoff)
+        self.harmonics = EdgeHarmonics(spec, convolution)
+        self.before = nn.ModuleList([ScaledLinear(c, c) for _ in inputs])
+        self.convolution = Convolution(inputs, messages, spec, convolution)
+        reached = self.convolution.outputs
+        self.in_dims = [ir.dim for ir in inputs]
+        self.out_dims = [ir.dim for ir in reached]
+        self.after = nn.ModuleList([ScaledLinear(p * c, c) for p in self.convolution.paths])
+        self.products = nn.ModuleList([Product(reached, ir, spec.n_types, config) for ir in hidden])
+        self.mix = nn.ModuleList([ScaledLinear(c, c) for _ in hidden])
+        common = [ir for ir in hidden if ir in inputs]
+        # Irreps are in the same order on both sides, so those in common come first.
+        assert common == hidden[: len(common)] == inputs[: len(common)]
+        self.connect = nn.ModuleList([TypeLinear(spec.n_types, c, c) for _ in common])
+        self.n_scalars = c
+        self.n_vectors = c if o3.Irrep("1o") in hidden else 0
+
+    def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
+        n, c = x.shape[0], self.channels
+        inputs = split(x.reshape(n, -1, c), self.in_dims, 1)
+        basis = self.basis(geometry.distance).flatten(1)
+        harmonics = self.harmonics(basis, geometry.direction)
+        mixed: list[Tensor] = []
+        for k, linear in enumerate(self.before):
+            mixed.append(linear(inputs[k]))
+        message = self.convolution(torch.cat(mixed, dim=1) * self.norm, harmonics, basis, geometry)
+
+        parts = split(message, self.convolution.widths, 1)
+        atomic: list[Tensor] = []
+        for k, linear in enumerate(self.after):
+            n_paths, dim = self.convolution.paths[k], self.out_dims[k]
+            part = parts[k].reshape(n, n_paths, dim, c).transpose(1, 2)
+            atomic.append(linear(part.reshape(n, dim, n_paths * c)))
+        base = torch.cat(atomic, dim=1)
+
+        types = point_type[:, None] == torch.arange(self.n_types, device=x.device)
+        out: list[Tensor] = []
+        for product, linear in zip(self.products, self.mix):
+            out.append(linear(product(base, types.to(x.dtype))))
+        for k, connect in enumerate(self.connect):
+            out[k] = out[k] + connect(inputs[k], point_type)
+        return torch.cat(out, dim=1).flatten(1)
+
+    def scalars(self, x: Tensor) -> Tensor:
+        return x[:, : self.channels]
+
+    def vectors(self, x: Tensor) -> Tensor:
+        c = self.channels
+        return x[:, c : c + 3 * self.n_vectors].reshape(x.shape[0], 3, self.n_vectors)
+
+    def add(self, x: Tensor, ds: Tensor, dv: Tensor) -> Tensor:
+        c = self.channels
+        stop = c + 3 * self.n_vectors
+        parts = [x[:, :c] + ds, x[:, c:stop] + dv.flatten(1), x[:, stop:]]
+        return torch.cat(parts, dim=1)
+
+
+class MACE(Host):
+    """The MACE network; every layer has a readout, that of the last one is nonlinear.
+
+    Args:
+        spec: What the host is built for.
+        config: Its configuration.
+    """
+
+    def __init__(self, spec: PointSpec, config: MACEConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.channels = c
+        scalar = o3.Irrep("0e")
+        features = [o3.Irrep(l, (-1) ** l) for l in range(config.l_hidden + 1)]  # noqa: E741
+        self.embedding = nn.Embedding(spec.n_types, c)
+        layers = []
+        inputs = [scalar]
+        for index in range(config.n_layers):
+            hidden = [scalar] if index == config.n_layers - 1 else features
+            layers.append(MACELayer(inputs, hidden, spec, config))
+            inputs = hidden
+        self.layers = nn.ModuleList(layers)
+        self.readouts = nn.ModuleList([ScaledLinear(c, 1) for _ in layers[1:]])
+        self.silu_norm = float(normalize2mom(F.silu).cst)
+        self.last = ScaledLinear(c, config.readout_width)
+        self.out = ScaledLinear(config.readout_width, 1)
+
+    def embed(self, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
+        return self.embedding(point_type)
+
+    def energy(self, states: list[Tensor]) -> Tensor:
+        c = self.channels
+        hidden = self.silu_norm * F.silu(self.last(states[-1][:, :c]))
+        energy = self.out(hidden)
+        for k, readout in enumerate(self.readouts):
+            energy = energy + readout(states[k][:, :c])
+        return energy.squeeze(-1)
