@@ -1,13 +1,13 @@
 """PolarizedModel: edge vectors and species in, energy, charge, weight and displacement per atom out."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from ase.data import atomic_numbers
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor, nn
 
-from .nn.hosts import HostConfig, HostLayer, PointSpec, make_host
+from .nn.hosts import HostConfig, HostLayer, PointSpec, make_host, parse_host
 from .nn.points import Coupling, PairedGeometry, PairedNodes, SinglePoint
 from .nn.polarization import Displacement, NoExchange, PairExchange, Rest
 from .nn.radial import make_envelope
@@ -40,7 +40,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    host: HostConfig = Field(discriminator="name")
+    host: SerializeAsAny[HostConfig]
     elements: tuple[str, ...] = ()
     cutoff: float = Field(5.0, gt=0.0)
     envelope: Literal["cosine", "polynomial"] = "cosine"
@@ -56,6 +56,11 @@ class ModelConfig(BaseModel):
     electron_weight: Literal["learned", "formal"] = "learned"
     formal_weights: dict[str, float] = {}
     n_neighbors: float | None = Field(None, gt=0.0)
+
+    @field_validator("host", mode="before")
+    @classmethod
+    def _of_known_name(cls, value: Any) -> HostConfig:
+        return parse_host(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":

@@ -29,7 +29,7 @@ ONLY_IN = {
     "matplotlib": {"spectra/plot.py"},
     "jcamp": {"spectra/reference.py"},
     "accelerate": {"train/distributed.py"},
-    "e3nn": {"nn/hosts/nequip.py"},
+    "e3nn": {"nn/hosts/nequip.py", "nn/hosts/mace.py"},
     "typer": {"cli.py"},
 }
 

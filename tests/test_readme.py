@@ -1,14 +1,23 @@
 """What the README shows runs, in a short mode."""
 
+import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from systems import ethanol, evaluate, rotation
 from typer.testing import CliRunner
 
+from npcalc import load_potential
 from npcalc.cli import app
-from npcalc.train import load_config
+from npcalc.model import ModelConfig, PolarizedModel
+from npcalc.potential import Card, Potential, properties_of
+from npcalc.potential.registry import bundled_folder
+from npcalc.train import ConfigError, load_config, parse_config, train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,10 +29,69 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_python_blocks():
-    assert blocks("python")
+def run_block(block, folder):
+    """Runs a block as a file, because TorchScript wants to see the source."""
+    path = folder / "block.py"
+    path.write_text(block)
+    spec = importlib.util.spec_from_file_location("block", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["block"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_python_blocks(tmp_path):
+    assert len(blocks("python")) == 2
     for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+        run_block(block, tmp_path)
+
+
+def test_own_host(tmp_path):
+    """The README's host is equivariant, its forces are a gradient, it trains, and its file runs."""
+    (block,) = (b for b in blocks("python") if "register_host" in b)
+    assert len(block.strip().splitlines()) <= 60
+    run_block(block, tmp_path)
+    values = {"host": {"name": "simple", "channels": 8}, "elements": ("H", "C", "O")}
+    for coupling in ("paired_geometry", "paired_nodes"):
+        config = ModelConfig(**values, coupling=coupling, n_neighbors=8.0)
+        torch.manual_seed(0)
+        weights = dict(PolarizedModel(config, torch.float64).named_parameters())
+        card = Card(
+            name="own", model=config, scale=1.0, reference_energies=(0, 0, 0),
+            properties=properties_of(config),
+        )  # fmt: skip
+        potential = Potential(card, weights, "cpu", "float64")
+        atoms = ethanol()
+        matrix = -rotation(4)
+        turned = atoms.copy()
+        turned.positions = atoms.positions @ matrix.T
+        a, b = evaluate(potential, atoms), evaluate(potential, turned)
+        np.testing.assert_allclose(a["forces"] @ matrix.T, b["forces"], atol=1e-12)
+        np.testing.assert_allclose(a["dipole"] @ matrix.T, b["dipole"], atol=1e-12)
+        energies = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[3, 1] += sign * 1e-4
+            energies.append(evaluate(potential, moved)["energies"].sum())
+        slope = (energies[0] - energies[1]) / 2e-4
+        assert -slope == pytest.approx(a["forces"][3, 1], abs=1e-7)
+        path = tmp_path / f"{coupling}.pt"
+        potential.save(path)
+        again = load_potential(path, dtype="float64")
+        np.testing.assert_allclose(evaluate(again, atoms)["forces"], a["forces"], atol=1e-6)
+    data = str(bundled_folder() / "data" / "ethanol-train.h5")
+    config = {
+        "name": "own", "output": str(tmp_path / "run"),
+        "model": {"host": {"name": "simple", "channels": 8}},
+        "data": {"train": data, "n_train": 20, "n_validation": 5},
+        "training": {"epochs": 2, "batch_size": 5, "compile": False},
+    }  # fmt: skip
+    assert train(parse_config(config), progress=False).exists()
+    config["model"]["host"]["chanels"] = 3
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'model.host.chanels', the nearest known key is 'channels'"
+    ):
+        parse_config(config)
 
 
 def test_commands(tmp_path, monkeypatch):

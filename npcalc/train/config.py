@@ -201,14 +201,14 @@ def parse_config(raw: dict[str, Any], origin: str = "configuration") -> TrainCon
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        problems = [_explain(e) for e in error.errors()]
+        problems = [_explain(e, raw) for e in error.errors()]
         raise ConfigError(f"{origin}: " + "; ".join(problems)) from error
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, raw: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1])
+        known = _known_keys(error["loc"][:-1], raw)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
         hint = f", the nearest known key is {near[0]!r}" if near else ""
         return f"unknown key {where!r}{hint}"
@@ -217,15 +217,12 @@ def _explain(error: Any) -> str:
     return f"{where!r}: {error['msg']}, got {error['input']!r}"
 
 
-def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
+def _known_keys(parents: tuple[int | str, ...], raw: dict[str, Any]) -> list[str]:
     """Keys of the section at this place of the configuration."""
+    if parents == ("model", "host"):
+        return list(HOSTS[raw["model"]["host"]["name"]][0].model_fields)
     section: type[BaseModel] = TrainConfig
     for part in parents:
-        if section is ModelConfig and part == "host":
-            continue
-        if part in HOSTS:
-            section = HOSTS[str(part)][0]  # type: ignore[assignment]
-            continue
         annotation = section.model_fields[str(part)].annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             section = annotation

@@ -6,7 +6,20 @@ nuclei or electron points. Its state is one flat tensor whose layout only the ho
 
 from typing import NamedTuple
 
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+
+class HostConfig(BaseModel):
+    """Configuration of a host; a subclass for each, with its name as a literal.
+
+    Attributes:
+        name: Name of the host in configuration files.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
 
 
 class EdgeGeometry(NamedTuple):
@@ -75,7 +88,7 @@ class HostLayer(nn.Module):
 
 
 class Host(nn.Module):
-    """An equivariant network.
+    """An equivariant network, made of ``(spec: PointSpec, config: HostConfig)``.
 
     It has an attribute ``layers``, a ``torch.nn.ModuleList`` of `HostLayer` (not annotated here
     because TorchScript does not know the type).

@@ -12,17 +12,15 @@ several channels; nothing but polarization reads them.
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..scatter import sum_edges
-from .base import EdgeGeometry, Host, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 
-class EGNNConfig(BaseModel):
+class EGNNConfig(HostConfig):
     """Configuration of the `EGNN` host."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["egnn"] = "egnn"
     channels: int = Field(128, ge=1)

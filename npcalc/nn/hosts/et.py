@@ -10,20 +10,18 @@ Further distances widen the filters; further directions have values of their own
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
 from ..split import split
-from .base import EdgeGeometry, Host, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 
-class ETConfig(BaseModel):
+class ETConfig(HostConfig):
     """Configuration of the `ET` host."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["et"] = "et"
     channels: int = Field(128, ge=2)

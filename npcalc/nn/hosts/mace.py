@@ -14,17 +14,17 @@ from typing import Literal
 import torch
 from e3nn import o3
 from e3nn.math import normalize2mom
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..radial import BesselBasis
 from ..split import split
-from .base import EdgeGeometry, Host, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 from .nequip import Convolution, EdgeHarmonics, NequIPConfig, ScaledLinear, TypeLinear
 
 
-class MACEConfig(BaseModel):
+class MACEConfig(HostConfig):
     """Configuration of the `MACE` host.
 
     Attributes:
@@ -34,8 +34,6 @@ class MACEConfig(BaseModel):
         correlation: Messages that are multiplied at most; the body order less one.
         readout_width: Width of the last readout.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["mace"] = "mace"
     channels: int = Field(128, ge=1)

@@ -20,20 +20,18 @@ from typing import Literal
 import torch
 from e3nn import o3
 from e3nn.math import normalize2mom
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..radial import BesselBasis
 from ..scatter import sum_edges
 from ..split import split
-from .base import EdgeGeometry, Host, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 
-class NequIPConfig(BaseModel):
+class NequIPConfig(HostConfig):
     """Configuration of the `NequIP` host."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["nequip"] = "nequip"
     channels: int = Field(32, ge=1)

@@ -8,19 +8,17 @@ the published ones; further distances widen the radial filter and further direct
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..radial import make_basis
 from ..scatter import sum_edges
 from ..split import split
-from .base import EdgeGeometry, Host, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 
-class PaiNNConfig(BaseModel):
+class PaiNNConfig(HostConfig):
     """Configuration of the `PaiNN` host; the defaults of the paper where it gives one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["painn"] = "painn"
     channels: int = Field(64, ge=1)

@@ -11,19 +11,17 @@ enter through the distances of the layers.
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
 from ..split import split
-from .base import EdgeGeometry, Host, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 
-class TensorNetConfig(BaseModel):
+class TensorNetConfig(HostConfig):
     """Configuration of the `TensorNet` host."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["tensornet"] = "tensornet"
     channels: int = Field(128, ge=2)
