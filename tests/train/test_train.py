@@ -27,7 +27,7 @@ from npcalc.train import (
 )
 from npcalc.train.batches import Batches
 from npcalc.train.checkpoint import load_checkpoint
-from npcalc.train.trainer import load_splits
+from npcalc.train.splits import load_splits
 
 DATA = bundled_folder() / "data" / "ethanol-train.h5"
 
