@@ -1,0 +1,161 @@
+"""Errors on revised MD17 of hosts with and without neural polarization, one budget for all rows.
+
+    python benchmarks/rmd17.py run RMD17_FOLDER RUNS --molecules ethanol aspirin --forms host moving-geometry-4 --seeds 0 1 2
+    python benchmarks/rmd17.py table RUNS benchmarks/results/rmd17
+
+RMD17_FOLDER holds ``rmd17_<molecule>_{train,test}_01.npz``. Each row is 950 + 50 structures of the official split 01,
+batches of 5, 106 epochs = 20140 steps, and is tested on the 1000 test structures. A row that is finished is not run
+again, one that was interrupted goes on. ``table`` writes the means over seeds as Markdown and all rows as CSV.
+
+Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or ``moving-`` with ``nodes`` (paired nodes,
+all pairs), ``same`` (paired nodes, pairs of the same kind) or ``geometry`` (paired geometry), and the number of electron
+points, ``moving-geometry-4``. ``host-params`` has as many parameters as the form given by ``--like``.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+from pathlib import Path
+
+from npcalc.files import new_file
+from npcalc.model import ModelConfig, PolarizedModel
+from npcalc.train import Trainer, parse_config
+
+EPOCHS = 106
+HOSTS = {
+    "painn": {"channels": 64, "n_layers": 3, "n_basis": 8},
+    "nequip": {"channels": 32, "n_layers": 4, "l_max": 2},
+    "egnn": {"channels": 64, "n_layers": 4},
+    "et": {"channels": 64, "n_layers": 3, "n_heads": 8},
+    "tensornet": {"channels": 64, "n_layers": 2, "n_basis": 16},
+    "mace": {"channels": 32, "l_hidden": 1, "l_max": 2},
+}
+RATES = {"painn": 1e-3, "nequip": 4e-3, "egnn": 1e-3, "et": 5e-4, "tensornet": 1e-3, "mace": 4e-3}
+
+
+def model_of(host: str, form: str, channels: int | None = None) -> dict:
+    """The section ``model`` of a row."""
+    section = {"name": host, **HOSTS[host]}
+    model: dict = {"host": section, "cutoff": 5.0, "dipole": False}
+    kind, *rest = form.split("-")
+    if kind == "host":
+        section["channels"] = channels or (int(rest[0]) if rest else section["channels"])
+        return {**model, "polarization": "none"}
+    coupling, points = rest[0], int(rest[1]) if len(rest) > 1 else 1
+    model |= {"polarization": kind, "n_points": points}
+    if coupling == "geometry":
+        return {**model, "coupling": "paired_geometry"}
+    return {**model, "coupling": "paired_nodes", "pairs": "same" if coupling == "same" else "all"}
+
+
+def n_parameters(model: dict) -> int:
+    """Number of weights for three elements."""
+    network = PolarizedModel(ModelConfig.model_validate({**model, "elements": ("H", "C", "O")}))
+    return sum(p.numel() for p in network.parameters())
+
+
+def channels_like(host: str, form: str) -> int:
+    """The width of the plain host that has at least the parameters of a form."""
+    wanted = n_parameters(model_of(host, form))
+    channels = HOSTS[host]["channels"]
+    while n_parameters(model_of(host, "host", channels)) < wanted:
+        channels += HOSTS[host].get("n_heads", 2)
+    return channels
+
+
+def run(args: argparse.Namespace, molecule: str, form: str, seed: int) -> None:
+    folder = args.runs / args.host / molecule / f"{form}-seed{seed}"
+    if (folder / "row.json").exists():
+        return
+    wide = channels_like(args.host, args.like) if form == "host-params" else None
+    data = {k: str(args.data / f"rmd17_{molecule}_{k}_01.npz") for k in ("train", "test")}
+    config = {
+        "name": form, "output": str(folder), "data": {**data, "n_validation": 50},
+        "model": model_of(args.host, "host" if wide else form, wide),
+        "loss": {"energy": 50.0, "forces": 1.0, "dipole": 0.0, "form": "huber", "delta": 0.01},
+        "training": {
+            "epochs": args.epochs, "batch_size": 5, "learning_rate": RATES[args.host], "ema": 0.999, "seed": seed,
+            "validate_every": 10, "checkpoint_every": 10, "threads": 1, "compile": args.compile,
+        },
+    }  # fmt: skip
+    trainer = Trainer(parse_config(config))
+    trainer.run()
+    test = trainer.errors("test")
+    row = {
+        "host": args.host, "molecule": molecule, "form": form, "seed": seed,
+        "forces_mae_meV_A": 1000 * test.forces_mae, "energy_mae_meV": 1000 * test.energy_mae,
+        "parameters": sum(w.numel() for w in trainer.weights), "steps": trainer.state["step"],
+        "ms_per_step": 1000 * trainer.state["seconds"] / trainer.state["step"],
+    }  # fmt: skip
+    with new_file(folder / "row.json") as partial:
+        partial.write_text(json.dumps(row, indent=1))
+    print(row, flush=True)
+
+
+def table(runs: Path, target: Path) -> None:
+    """All finished rows as CSV, and their means over seeds as Markdown."""
+    rows = [json.loads(p.read_text()) for p in sorted(runs.rglob("row.json"))]
+    if not rows:
+        raise SystemExit(f"{runs} holds no finished row")
+    with (
+        new_file(target.with_suffix(".csv"), overwrite=True) as partial,
+        partial.open("w", newline="") as f,
+    ):
+        writer = csv.DictWriter(f, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["host"], row["molecule"], row["form"]), []).append(row)
+    lines = [
+        "| host | molecule | form | seeds | parameters | forces, meV/A | energy, meV | ms per step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for (host, molecule, form), members in groups.items():
+        cells = []
+        for key in ("forces_mae_meV_A", "energy_mae_meV"):
+            values = [m[key] for m in members]
+            spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.2f}{spread}")
+        cells.append(f"{statistics.median(m['ms_per_step'] for m in members):.1f}")
+        lines.append(
+            f"| {host} | {molecule} | {form} | {len(members)} | {members[0]['parameters']} | {' | '.join(cells)} |"
+        )
+    with new_file(target.with_suffix(".md"), overwrite=True) as partial:
+        partial.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, dest="command")
+    runner = commands.add_parser("run")
+    runner.add_argument("data", type=Path)
+    runner.add_argument("runs", type=Path)
+    runner.add_argument("--host", default="painn", choices=HOSTS)
+    runner.add_argument("--molecules", nargs="+", default=["ethanol"])
+    runner.add_argument(
+        "--forms", nargs="+", default=["host", "static-geometry-4", "moving-geometry-4"]
+    )
+    runner.add_argument("--seeds", nargs="+", type=int, default=[0])
+    runner.add_argument("--like", default="moving-geometry-4")
+    runner.add_argument("--epochs", type=int, default=EPOCHS)
+    runner.add_argument(
+        "--no-compile", dest="compile", action="store_const", const=False, default="auto"
+    )
+    writer = commands.add_parser("table")
+    writer.add_argument("runs", type=Path)
+    writer.add_argument("target", type=Path)
+    args = parser.parse_args()
+    if args.command == "table":
+        table(args.runs, args.target)
+        return
+    for seed in args.seeds:
+        for molecule in args.molecules:
+            for form in args.forms:
+                run(args, molecule, form, seed)
+
+
+if __name__ == "__main__":
+    main()
