@@ -9,6 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
+from ase.formula import Formula
 from numpy.typing import NDArray
 
 from ..conventions import FIELDS
@@ -102,6 +104,16 @@ class DataSet:
     def elements(self) -> list[int]:
         """Atomic numbers that occur, ascending."""
         return [int(z) for z in np.unique(self.numbers)]
+
+    @property
+    def common_formula(self) -> str:
+        """Hill formula that all structures share, or an empty string."""
+        if (self.n_atoms != self.n_atoms[0]).any():
+            return ""
+        numbers = np.sort(self.numbers.reshape(len(self), -1), axis=1)
+        if (numbers != numbers[0]).any():
+            return ""
+        return Formula.from_list([chemical_symbols[z] for z in numbers[0]]).format("hill")
 
     def atom_rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of the atoms of the given structures in the ragged arrays."""

@@ -135,6 +135,10 @@ class Batches:
         self.n_edges = np.array(counts, dtype=np.int64)
         self.edge_offsets = np.concatenate([[0], self.n_edges.cumsum()])
 
+    def shift_energies(self, per_atom: float) -> None:
+        """Adds to the energies what the reference energies lose, in eV per atom."""
+        self.energy = self.energy + self.has_energy * per_atom * self.n_atoms
+
     @property
     def mean_neighbors(self) -> float:
         """Mean number of neighbors of an atom."""

@@ -31,7 +31,9 @@ class DataConfig(_Section):
         keys: Key of each label in the files.
         units: Units of ``energy``, ``length`` and ``dipole`` in files that do not say them: npz
             (kcal/mol, A, e*A by default) and what ASE reads (eV, A, e*A by default).
-        reference_energies: ``fit``, or the energy of each isolated atom in eV by symbol.
+        reference_energies: ``fit`` (least squares; with a single composition their sum is free and is
+            finally set by the mean error on the validation structures), or the energy of each
+            isolated atom in eV by symbol.
     """
 
     train: Path

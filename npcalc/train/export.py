@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from ase.data import chemical_symbols
-from ase.formula import Formula
 
 from .._version import __version__
 from ..conventions import FIELDS
@@ -30,6 +28,7 @@ def export(trainer: Trainer, overwrite: bool = False) -> Path:
     Raises:
         FileExistsError: The file exists.
     """
+    trainer.center_energies()
     errors: dict[str, Errors] = {
         split: trainer.errors(split) for split in ("validation", "test") if split in trainer.splits
     }
@@ -62,7 +61,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
         reference_energies=tuple(trainer.reference),
         properties=properties_of(trainer.model_config),
         units={k: v.unit for k, v in FIELDS.items()},
-        composition=common_formula(train),
+        composition=train.common_formula,
         displacement_range=displacement_range(trainer),
         errors={split: e.known() for split, e in errors.items()},
         data={
@@ -86,20 +85,12 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
 def _reference_note(train: DataSet, fitted: bool) -> str:
     if not fitted:
         return "given"
-    if common_formula(train):
-        return "least squares; one composition fixes only their sum over the formula, not each"
+    if train.common_formula:
+        return (
+            "least squares; one composition fixes only their sum over the formula, not each, and the sum "
+            "is set so that the mean error on the validation structures is zero"
+        )
     return "least squares"
-
-
-def common_formula(data: DataSet) -> str:
-    """Hill formula that all structures share, or an empty string."""
-    offsets = data.offsets
-    first = np.sort(data.numbers[: offsets[1]])
-    if (data.n_atoms != data.n_atoms[0]).any():
-        return ""
-    if (np.sort(data.numbers.reshape(len(data), -1), axis=1) != first).any():
-        return ""
-    return Formula.from_list([chemical_symbols[z] for z in first]).format("hill")
 
 
 def displacement_range(trainer: Trainer) -> dict[str, float]:

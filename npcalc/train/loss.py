@@ -34,8 +34,8 @@ class Errors(NamedTuple):
 
     @classmethod
     def from_sums(cls, sums: Tensor) -> "Errors":
-        """From the added-up statistics of batches, shape (3, 3): |x|, x^2 and count by label."""
-        absolute, square, count = sums.to(torch.float64).unbind(1)
+        """From the added-up statistics of batches, shape (3, 4): |x|, x^2, x and count by label."""
+        absolute, square, _, count = sums.to(torch.float64).unbind(1)
         mae, rmse = absolute / count, torch.sqrt(square / count)
         pairs = [(float(a), float(b)) for a, b in zip(mae, rmse, strict=True)]
         return cls(*pairs[0], *pairs[1], *pairs[2])
@@ -105,5 +105,8 @@ class LossModule(nn.Module):
             + c.dipole * _term(dipole, present_d, batch.counts[2], c)
         )
         rows = [(energy, batch.has_energy), (forces, present_f), (dipole, present_d)]
-        sums = [torch.stack([(x.abs() * m).sum(), (x * x * m).sum(), m.sum()]) for x, m in rows]
+        sums = [
+            torch.stack([(x.abs() * m).sum(), (x * x * m).sum(), (x * m).sum(), m.sum()])
+            for x, m in rows
+        ]
         return loss, torch.stack(sums).detach()

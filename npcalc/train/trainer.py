@@ -331,13 +331,35 @@ class Trainer:
         Returns:
             The errors.
         """
-        use = self.best if weights is None else weights
-        total = torch.zeros(3, 3, dtype=torch.float64, device=self.device)
+        return Errors.from_sums(self._statistics(split, self.best if weights is None else weights))
+
+    def _statistics(self, split: str, weights: list[Tensor]) -> Tensor:
+        """Statistics of `Errors.from_sums` on a split."""
+        total = torch.zeros(3, 4, dtype=torch.float64, device=self.device)
         with torch.no_grad() if self.loss.compiled else torch.enable_grad():
             for k, batch in enumerate(self.batches[split].ordered()):
                 if k % self.processes.count == self.processes.rank:
-                    total += self.loss.evaluate(use, batch)[1]
-        return Errors.from_sums(self.processes.sum(total))
+                    total += self.loss.evaluate(weights, batch)[1]
+        return self.processes.sum(total)
+
+    def center_energies(self) -> None:
+        """Sets the zero of energy by the validation structures, where it is a free constant.
+
+        With one composition only the sum of the reference energies matters, and it shifts all
+        energies alike. Off the training structures an over-fitted network is biased; the mean error
+        of the structures it has not seen is taken off the reference energies, in equal parts.
+        """
+        formula = self.splits["train"].common_formula
+        fitted = self.config.data.reference_energies == "fit"
+        if not fitted or not formula or self.splits["validation"].common_formula != formula:
+            return
+        _, _, signed, count = self._statistics("validation", self.best)[0].tolist()
+        if count == 0.0:
+            return
+        shift = signed / count / int(self.splits["train"].n_atoms[0])
+        self.reference = [energy - shift for energy in self.reference]
+        for batches in self.batches.values():
+            batches.shift_energies(shift)
 
     def _validate(self, train_loss: float) -> Errors:
         errors = self.errors("validation", self.averages)
