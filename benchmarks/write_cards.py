@@ -16,7 +16,7 @@ def row(card: Card) -> str:
     """Errors on the test split as cells of a table: forces, energy, dipole."""
     test = card.errors["test"]
     forces, energy, dipole = test["forces_mae"], test["energy_mae"], test["dipole_mae"]
-    return f"{1000 * forces:.1f} | {1000 * energy:.1f} | {dipole:.4f}"
+    return f"{1000 * forces:.1f} | {1000 * energy:.2f} | {dipole:.4f}"
 
 
 def page(card: Card) -> str:
