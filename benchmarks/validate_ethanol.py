@@ -2,8 +2,8 @@
 
     python benchmarks/validate_ethanol.py REFERENCE_DATA ethanol OUTPUT.json [nve] [langevin] [cold]
 
-By default all three parts are run. REFERENCE_DATA holds ``rmd17_dipoles/harmonic_trans.npz``, the PBE/def2-SVP reference. The script runs 20 ps of
-NVE, 100 ps of Langevin dynamics and 32 times 21 ps at 50 K.
+REFERENCE_DATA holds ``rmd17_dipoles/harmonic_trans.npz``, the PBE/def2-SVP reference. The parts are 20 ps of NVE,
+100 ps of Langevin dynamics and 32 times 21 ps at 50 K, all three by default.
 """
 
 import json

@@ -26,12 +26,11 @@ from .distributed import Processes
 from .loss import Errors, LossModule
 from .splits import load_splits
 
+COLUMNS = ("epoch", "step", "learning_rate", "train_loss", *Errors._fields, "seconds")
+
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - names the outcome
     """A gradient was NaN or infinite."""
-
-
-COLUMNS = ("epoch", "step", "learning_rate", "train_loss", *Errors._fields, "seconds")
 
 
 class Trainer:

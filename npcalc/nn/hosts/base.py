@@ -6,6 +6,7 @@ nuclei or electron points. Its state is one flat tensor whose layout only the ho
 
 from typing import NamedTuple
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -85,6 +86,19 @@ class HostLayer(nn.Module):
     def add(self, x: Tensor, ds: Tensor, dv: Tensor) -> Tensor:
         """The state with ``ds`` (n_points, S) and ``dv`` (n_points, 3, V) added."""
         raise NotImplementedError
+
+
+class ScalarVectorLayer(HostLayer):
+    """A layer whose state is S scalars followed by V vectors, components before channels."""
+
+    def scalars(self, x: Tensor) -> Tensor:
+        return x[:, : self.n_scalars]
+
+    def vectors(self, x: Tensor) -> Tensor:
+        return x[:, self.n_scalars :].reshape(x.shape[0], 3, self.n_vectors)
+
+    def add(self, x: Tensor, ds: Tensor, dv: Tensor) -> Tensor:
+        return x + torch.cat([ds, dv.flatten(1)], dim=1)
 
 
 class Host(nn.Module):

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..scatter import sum_edges
-from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
 
 
 class EGNNConfig(HostConfig):
@@ -28,7 +28,7 @@ class EGNNConfig(HostConfig):
     n_vectors: int = Field(8, ge=1)
 
 
-class EGNNLayer(HostLayer):
+class EGNNLayer(ScalarVectorLayer):
     """Messages, edge inference and node update (equations 3 to 8).
 
     Args:
@@ -65,15 +65,6 @@ class EGNNLayer(HostLayer):
         pull = (factor * geometry.direction[:, :, :, None]).sum(1)
         vectors = self.vectors(x) + sum_edges(pull, geometry.center, n)
         return torch.cat([new, vectors.flatten(1)], dim=1)
-
-    def scalars(self, x: Tensor) -> Tensor:
-        return x[:, : self.n_scalars]
-
-    def vectors(self, x: Tensor) -> Tensor:
-        return x[:, self.n_scalars :].reshape(x.shape[0], 3, self.n_vectors)
-
-    def add(self, x: Tensor, ds: Tensor, dv: Tensor) -> Tensor:
-        return x + torch.cat([ds, dv.flatten(1)], dim=1)
 
 
 class EGNN(Host):

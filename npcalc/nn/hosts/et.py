@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
 from ..split import split
-from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
 
 
 class ETConfig(HostConfig):
@@ -39,7 +39,7 @@ class ETConfig(HostConfig):
         return self
 
 
-class ETLayer(HostLayer):
+class ETLayer(ScalarVectorLayer):
     """Modified attention and update (equations 5 to 11).
 
     Args:
@@ -114,15 +114,6 @@ class ETLayer(HostLayer):
         products = (q * k * filters).reshape(q.shape[0], self.n_heads, width)
         weight = F.silu(products.sum(-1, keepdim=True))
         return weight.expand(products.shape).reshape(q.shape)
-
-    def scalars(self, x: Tensor) -> Tensor:
-        return x[:, : self.channels]
-
-    def vectors(self, x: Tensor) -> Tensor:
-        return x[:, self.channels :].reshape(x.shape[0], 3, self.channels)
-
-    def add(self, x: Tensor, ds: Tensor, dv: Tensor) -> Tensor:
-        return x + torch.cat([ds, dv.flatten(1)], dim=1)
 
 
 class GatedBlock(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..radial import make_basis
 from ..scatter import sum_edges
 from ..split import split
-from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
 
 
 class PaiNNConfig(HostConfig):
@@ -28,7 +28,7 @@ class PaiNNConfig(HostConfig):
     epsilon: float = Field(1e-8, gt=0.0)
 
 
-class PaiNNLayer(HostLayer):
+class PaiNNLayer(ScalarVectorLayer):
     """Message block (eqs. 7, 8) and update block (eqs. 9, 10).
 
     Args:
@@ -74,15 +74,6 @@ class PaiNNLayer(HostLayer):
         a_ss, a_vv, a_sv = split(self.update(torch.cat([s, norm], dim=1)), [c, c, c], 1)
         ds = a_ss + a_sv * (v_v * v_w).sum(1)
         dv = a_vv[:, None] * v_w
-        return x + torch.cat([ds, dv.flatten(1)], dim=1)
-
-    def scalars(self, x: Tensor) -> Tensor:
-        return x[:, : self.channels]
-
-    def vectors(self, x: Tensor) -> Tensor:
-        return x[:, self.channels :].reshape(x.shape[0], 3, self.channels)
-
-    def add(self, x: Tensor, ds: Tensor, dv: Tensor) -> Tensor:
         return x + torch.cat([ds, dv.flatten(1)], dim=1)
 
 
