@@ -29,7 +29,7 @@ class NPCalculator(Calculator):
     Results are in ASE's units and signs: ``energy``, ``free_energy``, ``energies``, ``forces``,
     ``stress``, and as the potential allows ``dipole``, ``charges`` and
     ``born_effective_charges``; ``implemented_properties`` lists them. Electron points, atomic
-    dipoles and the Hessian come from methods. One calculator may serve structures of any size,
+    dipoles, the Hessian and molecular properties come from methods. One calculator may serve structures of any size,
     species and boundary conditions in any order.
 
     The dipole is that of the whole system in e*A, from minus to plus. For a charged system it is
@@ -151,8 +151,9 @@ class NPCalculator(Calculator):
             PropertyNotImplementedError: The points of this potential do not move, or no dipole has
                 trained their movement.
         """
-        if not (
-            self.potential.card.model.dipole and self.potential.card.model.polarization == "moving"
+        if (
+            "dipole" not in self.implemented_properties
+            or self.potential.card.model.polarization != "moving"
         ):
             raise PropertyNotImplementedError(
                 f"potential {self.potential.card.name!r} has no electron points trained on dipoles"
@@ -171,7 +172,7 @@ class NPCalculator(Calculator):
         Raises:
             PropertyNotImplementedError: The potential has no dipole.
         """
-        if not self.potential.card.model.dipole:
+        if "dipole" not in self.implemented_properties:
             raise PropertyNotImplementedError(
                 f"potential {self.potential.card.name!r} has no dipole"
             )
@@ -188,12 +189,37 @@ class NPCalculator(Calculator):
             raise ValueError("no structure: give atoms, or calculate something first")
         return self.potential.hessian(self.graph(structure)).cpu().numpy()
 
+    def get_molecular_properties(self, atoms: Atoms | None = None) -> dict[str, float]:
+        """Molecular properties by name, in the units of the card's ``model.properties``.
+
+        Args:
+            atoms: Structure; by default the one last calculated.
+
+        Raises:
+            PropertyNotImplementedError: The potential has none.
+        """
+        sections = self.potential.card.model.properties
+        if not sections:
+            raise PropertyNotImplementedError(
+                f"potential {self.potential.card.name!r} has no molecular properties"
+            )
+        structure = atoms if atoms is not None else self.atoms
+        if structure is None:
+            raise ValueError("no structure: give atoms, or calculate something first")
+        if structure.pbc.any() and any(p.readout == "extent" for p in sections.values()):
+            raise ValueError(
+                "the spatial extent is that of a molecule; this structure is periodic: set "
+                "atoms.pbc = False"
+            )
+        values = self.potential.evaluate(self.graph(structure))["properties"][0]
+        return dict(zip(sections, values.tolist(), strict=True))
+
     def get_born_effective_charges(self, atoms: Atoms | None = None) -> Array:
         """Atomic polar tensors ``Z[i, a, b] = d mu_a / d r_(i,b)`` in e, shape (n_atoms, 3, 3)."""
         return self.get_property("born_effective_charges", atoms)
 
     def _get_atomic(self, atoms: Atoms | None, name: str) -> Array:
-        self.get_property("energy", atoms)
+        self.get_property("dipole", atoms)
         return self._atomic[name].copy()
 
     def _first_order(self, graph: AtomGraph) -> dict[str, Any]:
@@ -207,23 +233,24 @@ class NPCalculator(Calculator):
                 "the potential gives a NaN or infinite energy or force for this structure: it is "
                 "far outside the training domain"
             )
-        results: dict[str, Any] = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": out["energies"],
-            "forces": out["forces"],
-        }
-        if self.atoms.cell.rank == 3:
+        results: dict[str, Any] = {}
+        if "energy" in self.implemented_properties:
+            results = {
+                "energy": energy,
+                "free_energy": energy,
+                "energies": out["energies"],
+                "forces": out["forces"],
+            }
+        if results and self.atoms.cell.rank == 3:
             stress = out["virial"][0] / self.atoms.cell.volume
             results["stress"] = full_3x3_to_voigt_6_stress(stress)
-        model = self.potential.card.model
-        if model.dipole:
+        if "dipole" in self.implemented_properties:
             total_charge = float(out["charges"].sum())
             dipole = out["dipole"][0]
             if abs(total_charge) > 1e-8:
                 dipole = dipole - total_charge * self.atoms.get_center_of_mass()
             results["dipole"] = dipole
-        if model.charges != "none":
+        if "charges" in self.implemented_properties:
             results["charges"] = out["charges"]
         self._atomic = {k: out[k] for k in ("displacements", "atomic_dipoles")}
         if self.check_domain:

@@ -52,12 +52,14 @@ class Field(NamedTuple):
         level: ``"system"``, ``"atom"`` or ``"edge"``: what its first axis runs over.
         shape: Shape behind the first axis.
         meaning: One line for people.
+        partial: Whether a label may be absent (NaN) on some atoms of a structure that has it.
     """
 
     unit: str
     level: str
     shape: tuple[int, ...]
     meaning: str
+    partial: bool = False
 
 
 FIELDS: dict[str, Field] = {
@@ -69,6 +71,9 @@ FIELDS: dict[str, Field] = {
     "dipole": Field("e*A", "system", (3,), "electric dipole moment, from minus to plus"),
     "charges": Field("e", "atom", (), "partial charges of the charge model"),
     "displacements": Field("A", "atom", (-1, 3), "electron points minus nucleus (n_points, 3)"),
+    "centroids": Field(
+        "A", "atom", (3,), "mean of the electron points by weight, minus nucleus", partial=True
+    ),
     "born_effective_charges": Field(
         "e", "atom", (3, 3), "d dipole_a / d position_b of each atom: Z[i, a, b]"
     ),

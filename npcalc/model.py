@@ -7,11 +7,40 @@ from ase.data import atomic_numbers
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor, nn
 
+from .conventions import FIELDS
 from .nn.hosts import HostConfig, HostLayer, PointSpec, make_host, parse_host
 from .nn.points import Coupling, PairedGeometry, PairedNodes, SinglePoint
 from .nn.polarization import Displacement, NoExchange, PairExchange, Rest
 from .nn.radial import make_envelope
-from .nn.readouts import ChargeIncrements, FormalWeight, LearnedWeight, NoIncrements
+from .nn.readouts import (
+    AtomicProperties,
+    ChargeIncrements,
+    FormalWeight,
+    LearnedWeight,
+    NoIncrements,
+    NoProperties,
+)
+
+
+class PropertyConfig(BaseModel):
+    """One molecular property, a number for each structure.
+
+    With a contribution p_i from each atom the readouts are ``sum`` of p_i; ``mean`` of p_i (a level
+    of energy, which does not grow with the molecule); ``extent``, the sum of p_i |r_i - R|^2 about
+    the centre of mass R (the electronic spatial extent <r^2>; molecules only); and
+    ``dipole_norm``, the length of the model's dipole in e*A, which needs no contributions.
+    Sums with reference values of the elements as in K. T. Schutt et al., Schnet,
+    J. Chem. Phys. 148, 241722 (2018), extent as there.
+
+    Attributes:
+        readout: How the contributions of the atoms are put together.
+        unit: Unit of the property, for the card.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    readout: Literal["sum", "mean", "extent", "dipole_norm"] = "sum"
+    unit: str = ""
 
 
 class ModelConfig(BaseModel):
@@ -36,6 +65,7 @@ class ModelConfig(BaseModel):
         formal_weights: Electron weight of each element in e, for ``formal``.
         n_neighbors: Mean number of neighbors of an atom, a normalisation; training takes that of its
             structures where none is given.
+        properties: Molecular properties by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +86,7 @@ class ModelConfig(BaseModel):
     electron_weight: Literal["learned", "formal"] = "learned"
     formal_weights: dict[str, float] = {}
     n_neighbors: float | None = Field(None, gt=0.0)
+    properties: dict[str, PropertyConfig] = {}
 
     @field_validator("host", mode="before")
     @classmethod
@@ -83,7 +114,25 @@ class ModelConfig(BaseModel):
             missing = [e for e in self.elements if e not in self.formal_weights]
             if missing:
                 raise ValueError(f"formal_weights has no value for {', '.join(missing)}")
+        self._check_properties()
         return self
+
+    def _check_properties(self) -> None:
+        for name, section in self.properties.items():
+            if name in FIELDS or not name.isidentifier():
+                raise ValueError(
+                    f"properties: {name!r} cannot name a molecular property: take an identifier "
+                    f"that is not the name of another quantity"
+                )
+            if section.readout == "dipole_norm" and (not self.dipole or self.formal_charges):
+                raise ValueError(
+                    f"properties.{name}: dipole_norm needs dipole: true and no formal_charges"
+                )
+            if section.readout == "dipole_norm" and section.unit != FIELDS["dipole"].unit:
+                raise ValueError(
+                    f"properties.{name}: dipole_norm is in {FIELDS['dipole'].unit}, got unit "
+                    f"{section.unit!r}"
+                )
 
 
 class ModelOutput(NamedTuple):
@@ -95,12 +144,15 @@ class ModelOutput(NamedTuple):
         displacement: Electron points minus nucleus in Angstrom, shape (n_atoms, n_points, 3).
         weight: Electron weight of each point in e, shape (n_atoms, n_points).
         increment: Charge a_ij that the center gives to the neighbor in e, shape (n_edges,).
+        properties: Contributions to the molecular properties in units of their scales, shape
+            (n_atoms, n_properties).
     """
 
     energy: Tensor
     displacement: Tensor
     weight: Tensor
     increment: Tensor
+    properties: Tensor
 
 
 class PolarizedModel(nn.Module):
@@ -161,6 +213,11 @@ class PolarizedModel(nn.Module):
             )
         if config.charges == "increments":
             self.increments = ChargeIncrements(layers[-1], config.cutoff)
+        self.properties: nn.Module = (
+            AtomicProperties(layers[-1], len(config.properties))
+            if config.properties
+            else NoProperties()
+        )
         self.isolated_energy: Tensor
         self.register_buffer("isolated_energy", torch.zeros(self.n_species))
         self.to(dtype)
@@ -201,12 +258,14 @@ class PolarizedModel(nn.Module):
         if not self.training:
             out = self.evaluate(edges, species, center, neighbor)
             energy = out.energy - self.isolated_energy[species]
-            return ModelOutput(energy, out.displacement, out.weight, out.increment)
+            return ModelOutput(energy, out.displacement, out.weight, out.increment, out.properties)
         n = species.shape[0]
         extended = torch.cat([species, torch.arange(self.n_species, device=species.device)])
         out = self.evaluate(edges, extended, center, neighbor)
         energy = out.energy[:n] - out.energy[n:][species]
-        return ModelOutput(energy, out.displacement[:n], out.weight[:n], out.increment)
+        return ModelOutput(
+            energy, out.displacement[:n], out.weight[:n], out.increment, out.properties[:n]
+        )
 
     def evaluate(
         self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
@@ -243,6 +302,7 @@ class PolarizedModel(nn.Module):
                 nuclear_distance,
                 nuclear_envelope,
             ),
+            self.properties(scalars, n),
         )
 
 

@@ -13,12 +13,13 @@ from ase.data import chemical_symbols
 from ase.formula import Formula
 from numpy.typing import NDArray
 
-from ..conventions import FIELDS
+from ..conventions import FIELDS, Field
 from ..files import new_file
 
 Array = NDArray[np.float64]
-LABELS = ("energy", "forces", "dipole")
-"""Labels a data set may have. The dipole of a charged structure is that about the coordinate origin."""
+LABELS = ("energy", "forces", "dipole", "centroids")
+"""Labels with a meaning of their own. The dipole of a charged structure is that about the coordinate
+origin. Any other name is a molecular property: one number for each structure, in a unit of its own."""
 
 FORMAT = 1
 
@@ -31,10 +32,17 @@ class Label:
         values: Float64 in package units. Per system: shape (n_structures, ...); per atom: shape
             (n_atoms_total, ...). NaN where absent.
         present: Which structures have it, shape (n_structures,).
+        unit: Unit of a molecular property; those of `LABELS` have the package's.
     """
 
     values: Array
     present: NDArray[np.bool_]
+    unit: str = ""
+
+
+def field_of(name: str, unit: str = "") -> Field:
+    """What a label is: one of `LABELS`, or a molecular property in ``unit``."""
+    return FIELDS[name] if name in LABELS else Field(unit, "system", (), "molecular property")
 
 
 @dataclass(frozen=True)
@@ -78,14 +86,19 @@ class DataSet:
         return int(np.searchsorted(self.n_atoms.cumsum(), row, side="right"))
 
     def _check(self, name: str, label: Label) -> None:
-        if name not in LABELS:
-            raise ValueError(f"unknown label {name!r}: expected one of {', '.join(LABELS)}")
-        spec = FIELDS[name]
+        if name in FIELDS and name not in LABELS:
+            raise ValueError(
+                f"{name!r} is no label: expected one of {', '.join(LABELS)}, or the name of a "
+                f"molecular property, which {name!r} is not"
+            )
+        spec = field_of(name)
         rows = len(self.numbers) if spec.level == "atom" else len(self)
         expected = (rows, *spec.shape)
         if label.values.shape != expected:
             raise ValueError(f"label {name!r}: expected shape {expected}, got {label.values.shape}")
         present = np.repeat(label.present, self.n_atoms) if spec.level == "atom" else label.present
+        if spec.partial:
+            present = present & ~np.isnan(label.values.reshape(rows, -1)).all(axis=1)
         finite = np.asarray(np.isfinite(label.values).reshape(rows, -1).all(axis=1))
         if not finite[present].all():
             row = int(np.flatnonzero(present & ~finite)[0])
@@ -133,7 +146,9 @@ class DataSet:
         rows = self.atom_rows(index)
         labels = {
             name: Label(
-                label.values[rows if FIELDS[name].level == "atom" else index], label.present[index]
+                label.values[rows if field_of(name).level == "atom" else index],
+                label.present[index],
+                label.unit,
             )
             for name, label in self.labels.items()
         }
@@ -203,9 +218,10 @@ class DataSet:
             for name, label in self.labels.items():
                 group = file.create_group(f"labels/{name}")
                 present = label.present
-                rows = np.repeat(present, self.n_atoms) if FIELDS[name].level == "atom" else present
+                spec = field_of(name, label.unit)
+                rows = np.repeat(present, self.n_atoms) if spec.level == "atom" else present
                 data = group.create_dataset("values", data=label.values[rows], **packed)
-                data.attrs["unit"] = FIELDS[name].unit
+                data.attrs["unit"] = spec.unit
                 group.create_dataset("present", data=present, **packed)
 
     @classmethod
@@ -252,14 +268,15 @@ class DataSet:
 
 
 def _read_label(group: h5py.Group, name: str, n_atoms: NDArray[np.int64]) -> Label:
-    unit = group["values"].attrs["unit"]
-    if unit != FIELDS[name].unit:
-        raise ValueError(f"label {name!r} has unit {unit!r}, expected {FIELDS[name].unit!r}")
+    unit = str(group["values"].attrs["unit"])
+    spec = field_of(name, unit)
+    if unit != spec.unit:
+        raise ValueError(f"label {name!r} has unit {unit!r}, expected {spec.unit!r}")
     present = group["present"][...].astype(bool)
-    rows = np.repeat(present, n_atoms) if FIELDS[name].level == "atom" else present
+    rows = np.repeat(present, n_atoms) if spec.level == "atom" else present
     values = np.full((len(rows), *group["values"].shape[1:]), np.nan)
     values[rows] = group["values"][...]
-    return Label(values, present)
+    return Label(values, present, "" if name in LABELS else unit)
 
 
 def ragged_rows(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,18 +10,31 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from ..conventions import DIPOLE_UNITS, ENERGY_UNITS, FIELDS, LENGTH_UNITS, unit_factor
-from .dataset import LABELS, DataSet, Label
+from ..conventions import DIPOLE_UNITS, ENERGY_UNITS, LENGTH_UNITS, unit_factor
+from .dataset import LABELS, DataSet, Label, field_of
 
 Array = NDArray[np.float64]
 
 
 def label_factor(name: str, energy_unit: str, length_unit: str, dipole_unit: str) -> float:
-    """Factor from the units of a file to those of the package for the label ``name``."""
+    """Factor from the units of a file to those of the package for the label ``name``.
+
+    It is 1 for molecular properties, which keep the unit of the file.
+    """
     energy = unit_factor(ENERGY_UNITS, energy_unit, "energy")
     length = unit_factor(LENGTH_UNITS, length_unit, "length")
     dipole = unit_factor(DIPOLE_UNITS, dipole_unit, "dipole")
-    return {"energy": energy, "forces": energy / length, "dipole": dipole}[name]
+    factors = {
+        "energy": energy, "forces": energy / length, "dipole": dipole, "centroids": length
+    }  # fmt: skip
+    return factors.get(name, 1.0)
+
+
+def _check_names(keys: Mapping[str, str], properties: Mapping[str, str]) -> None:
+    for name in keys:
+        if name not in LABELS and name not in properties:
+            known = ", ".join((*LABELS, *properties))
+            raise ValueError(f"unknown label {name!r}: expected one of {known}")
 
 
 def read_npz(
@@ -30,6 +43,7 @@ def read_npz(
     energy_unit: str = "kcal/mol",
     length_unit: str = "A",
     dipole_unit: str = "e*A",
+    properties: Mapping[str, str] | None = None,
 ) -> DataSet:
     """Reads structures of one composition in the layout of rMD17.
 
@@ -39,6 +53,7 @@ def read_npz(
         energy_unit: Unit of energies, and of forces per length.
         length_unit: Unit of coordinates.
         dipole_unit: Unit of dipoles.
+        properties: Unit of each molecular property that ``keys`` names.
 
     Returns:
         The data set in package units.
@@ -47,6 +62,8 @@ def read_npz(
         ValueError: A key is missing or an array has the wrong shape.
     """
     keys = dict(keys or {"energy": "energies", "forces": "forces"})
+    units = properties or {}
+    _check_names(keys, units)
     try:
         # Opened here, because numpy leaves a file open that it cannot read.
         with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -62,7 +79,7 @@ def read_npz(
     n, n_atoms, _ = coords.shape
     labels = {}
     for name, key in keys.items():
-        spec = FIELDS[name]
+        spec = field_of(name)
         per_structure = (n_atoms, *spec.shape) if spec.level == "atom" else spec.shape
         values = np.asarray(arrays[key], dtype=float)
         if values.shape == (n, 1) and not per_structure:
@@ -74,7 +91,9 @@ def read_npz(
             )
         factor = label_factor(name, energy_unit, length_unit, dipole_unit)
         rows = (n * n_atoms, *spec.shape) if spec.level == "atom" else (n, *spec.shape)
-        labels[name] = Label(values.reshape(rows) * factor, np.ones(n, dtype=bool))
+        labels[name] = Label(
+            values.reshape(rows) * factor, np.ones(n, dtype=bool), units.get(name, "")
+        )
     return DataSet(
         n_atoms=np.full(n, n_atoms, dtype=np.int64),
         numbers=np.tile(np.asarray(arrays["nuclear_charges"], dtype=np.int64), n),
@@ -88,7 +107,7 @@ def read_npz(
 
 def _atoms_label(atoms: Atoms, name: str, key: str) -> Array | None:
     """One label of one frame: from info, arrays, or the results that ASE's reader found."""
-    store = atoms.arrays if FIELDS[name].level == "atom" else atoms.info
+    store = atoms.arrays if field_of(name).level == "atom" else atoms.info
     if key in store:
         return np.asarray(store[key], dtype=float)
     if atoms.calc is not None and key in atoms.calc.results:
@@ -102,16 +121,18 @@ def from_atoms(
     energy_unit: str = "eV",
     length_unit: str = "A",
     dipole_unit: str = "e*A",
+    properties: Mapping[str, str] | None = None,
 ) -> DataSet:
     """Makes a data set of ASE `Atoms`.
 
     Args:
         frames: Structures.
         keys: Key of each label in ``info``, ``arrays`` or the calculator's results; by default
-            whatever of ``energy``, ``forces`` and ``dipole`` is there.
+            whatever of `LABELS` and of ``properties`` is there.
         energy_unit: Unit of energies, and of forces per length.
         length_unit: Unit of coordinates and cells.
         dipole_unit: Unit of dipoles.
+        properties: Unit of each molecular property, one number for each frame.
 
     Returns:
         The data set in package units; frames without a label are marked so.
@@ -124,9 +145,11 @@ def from_atoms(
     length = unit_factor(LENGTH_UNITS, length_unit, "length")
     n_atoms = np.array([len(a) for a in frames], dtype=np.int64)
     labels = {}
-    for name in keys if keys is not None else ("energy", "forces", "dipole"):
+    units = properties or {}
+    _check_names(keys or {}, units)
+    for name in keys if keys is not None else (*LABELS, *units):
         key = keys[name] if keys is not None else name
-        spec = FIELDS[name]
+        spec = field_of(name)
         found = [_atoms_label(a, name, key) for a in frames]
         if all(f is None for f in found):
             if keys is None:
@@ -148,7 +171,8 @@ def from_atoms(
                 )
             else:
                 blocks.append(value.reshape(shape) * factor)
-        labels[name] = Label(np.concatenate(blocks), np.array([f is not None for f in found]))
+        present = np.array([f is not None for f in found])
+        labels[name] = Label(np.concatenate(blocks), present, units.get(name, ""))
     return DataSet(
         n_atoms=n_atoms,
         numbers=np.concatenate([a.numbers for a in frames]).astype(np.int64),
@@ -163,6 +187,7 @@ def read_data(
     path: str | os.PathLike[str],
     keys: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    properties: Mapping[str, str] | None = None,
 ) -> DataSet:
     """Reads a data set; the ending of the name decides how.
 
@@ -172,6 +197,8 @@ def read_data(
         keys: Key of each label in the file; not for npcalc's own files, whose names are fixed.
         units: Units of ``energy``, ``length`` and ``dipole`` in the file, instead of those above;
             npcalc's own files say theirs.
+        properties: Unit of each molecular property to read beside `LABELS`; npcalc's own files
+            have to agree with it.
 
     Returns:
         The data set.
@@ -191,15 +218,19 @@ def read_data(
                     f"{os.fspath(path)!r} has no key {key!r} for label {name!r}; it has: "
                     f"{', '.join(data.labels)}, under these names"
                 )
+        for name, unit in (properties or {}).items():
+            if name in data.labels and data.labels[name].unit != unit:
+                raise ValueError(
+                    f"{os.fspath(path)!r} has {name!r} in {data.labels[name].unit!r}, expected {unit!r}"
+                )
         return data
-    for name in keys or {}:
-        if name not in LABELS:
-            raise ValueError(f"unknown label {name!r}: expected one of {', '.join(LABELS)}")
     for what in units or {}:
         if what not in ("energy", "length", "dipole"):
             raise ValueError(f"unit of {what!r}: expected that of energy, length or dipole")
     given = {f"{what}_unit": unit for what, unit in (units or {}).items()}
     if source.suffix == ".npz":
-        return read_npz(source, keys, **given)
+        return read_npz(source, keys, **given, properties=properties)
     frames = ase.io.read(source, index=":")
-    return from_atoms(frames if isinstance(frames, list) else [frames], keys, **given)
+    return from_atoms(
+        frames if isinstance(frames, list) else [frames], keys, **given, properties=properties
+    )

@@ -1,4 +1,4 @@
-"""Charge increments and electron weights, from which the dipole is made."""
+"""Charge increments and electron weights, from which the dipole is made, and molecular properties."""
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,33 @@ class ChargeIncrements(nn.Module):
         s = self.s
         swap = i[:, :s] * j[:, s:] - i[:, s:] * j[:, :s]
         return envelope * (self.radial(self.basis(r)) * swap).sum(-1) / s
+
+
+class AtomicProperties(nn.Module):
+    """Contribution of each atom to each molecular property, the sum over its points.
+
+    Args:
+        layer: Last layer of the host.
+        n_properties: Number of properties.
+    """
+
+    def __init__(self, layer: HostLayer, n_properties: int) -> None:
+        super().__init__()
+        s = layer.n_scalars
+        self.n_properties = n_properties
+        self.mlp = nn.Sequential(nn.Linear(s, s), nn.SiLU(), nn.Linear(s, n_properties))
+
+    def forward(self, scalars: Tensor, n_atoms: int) -> Tensor:
+        """Contributions (n_atoms, n_properties) from the invariants (n_host_points, S)."""
+        return self.mlp(scalars).reshape(-1, n_atoms, self.n_properties).sum(0)
+
+
+class NoProperties(nn.Module):
+    """No molecular property."""
+
+    def forward(self, scalars: Tensor, n_atoms: int) -> Tensor:
+        """An empty tensor (n_atoms, 0)."""
+        return scalars[:n_atoms, :0]
 
 
 class NoIncrements(nn.Module):

@@ -20,6 +20,7 @@ from ..files import new_file
 from ..model import PolarizedModel
 from .card import FORMAT, Card
 from .derivatives import PotentialModule
+from .molecular import MolecularProperties
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -57,7 +58,11 @@ def build_module(
                     f"{tuple(weights[name].shape)}"
                 )
             parameter.copy_(weights[name])
-    module = PotentialModule(model, card.scale, list(card.reference_energies), card.formal_charges)
+    references = [list(row) for row in card.property_references]
+    properties = MolecularProperties(card.model, card.property_scales, references)
+    module = PotentialModule(
+        model, card.scale, list(card.reference_energies), card.formal_charges, properties
+    )
     return module.eval().requires_grad_(False)
 
 

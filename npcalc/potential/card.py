@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..model import ModelConfig
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Card(BaseModel):
@@ -19,6 +19,9 @@ class Card(BaseModel):
         scale: Energy in eV of one unit of the network's readout.
         reference_energies: Energy of each isolated atom in eV, in the order of ``model.elements``.
         properties: ASE properties it can give.
+        property_scales: Value of one unit of the network's contribution to each of
+            ``model.properties``, in their order.
+        property_references: Contribution of each element to each of them.
         dtype: Data type of the weights.
         units: Unit of each quantity.
         composition: Chemical formula, if all training structures have the same, else empty.
@@ -40,6 +43,8 @@ class Card(BaseModel):
     scale: float
     reference_energies: tuple[float, ...]
     properties: tuple[str, ...]
+    property_scales: tuple[float, ...] = ()
+    property_references: tuple[tuple[float, ...], ...] = ()
     dtype: str = "float32"
     units: dict[str, str] = {}
     composition: str = ""
@@ -58,11 +63,21 @@ class Card(BaseModel):
         return [given.get(e, 0.0) for e in self.model.elements]
 
 
-def properties_of(config: ModelConfig) -> tuple[str, ...]:
-    """ASE properties that a model of this configuration can give."""
-    names = ["energy", "free_energy", "energies", "forces", "stress"]
-    if config.dipole:
+def properties_of(
+    config: ModelConfig, energy: bool = True, dipole: bool | None = None
+) -> tuple[str, ...]:
+    """ASE properties that a model of this configuration can give.
+
+    Args:
+        config: The network.
+        energy: Whether energies or forces have trained it.
+        dipole: Whether something has trained the direction of its dipole; by default, whether it
+            has one.
+    """
+    with_dipole = config.dipole if dipole is None else dipole
+    names = ["energy", "free_energy", "energies", "forces", "stress"] if energy else []
+    if with_dipole:
         names += ["dipole", "born_effective_charges"]
-    if config.charges != "none":
+    if config.charges == "formal" or (config.charges == "increments" and with_dipole):
         names.append("charges")
     return tuple(names)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..graph import AtomGraph
 from ..model import PolarizedModel
 from ..nn.scatter import sum_edges
+from .molecular import MolecularProperties
 
 
 class AtomicOutput(NamedTuple):
@@ -27,6 +28,9 @@ class AtomicOutput(NamedTuple):
         dipoles: Dipole of each atom without the formal charges in e*A, shape (n_atoms, 3).
         charges: Charge of each atom above the formal one in e, shape (n_atoms,).
         displacements: Electron points minus nucleus in Angstrom, shape (n_atoms, n_points, 3).
+        weights: Electron weight of each point in e, shape (n_atoms, n_points).
+        properties: Contributions to the molecular properties in units of their scales, shape
+            (n_atoms, n_properties).
     """
 
     energies: Tensor
@@ -35,6 +39,8 @@ class AtomicOutput(NamedTuple):
     dipoles: Tensor
     charges: Tensor
     displacements: Tensor
+    weights: Tensor
+    properties: Tensor
 
 
 class EdgePotential(nn.Module):
@@ -51,7 +57,12 @@ class EdgePotential(nn.Module):
         self.scale = scale
 
     def forward(
-        self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
+        self,
+        edges: Tensor,
+        species: Tensor,
+        center: Tensor,
+        neighbor: Tensor,
+        differentiate: bool = True,
     ) -> AtomicOutput:
         """Evaluates the potential; in training mode the outputs can be differentiated again.
 
@@ -60,29 +71,42 @@ class EdgePotential(nn.Module):
             species: Index of each atom's element, shape (n_atoms,).
             center: Center atoms, shape (n_edges,).
             neighbor: Neighbor atoms, shape (n_edges,).
+            differentiate: Whether forces are wanted; they are zero otherwise.
 
         Returns:
             Outputs per atom and edge.
         """
-        if not edges.requires_grad:
+        if differentiate and not edges.requires_grad:
             edges = edges.detach().requires_grad_(True)
         n = species.shape[0]
         out = self.model(edges, species, center, neighbor)
         energies = out.energy * self.scale
-        found = torch.autograd.grad(
-            [energies.sum()],
-            [edges],
-            create_graph=self.training,
-            retain_graph=True,
-            allow_unused=True,
-        )[0]
-        gradient = torch.zeros_like(edges) if found is None else found
+        gradient = torch.zeros_like(edges)
+        if differentiate:
+            found = torch.autograd.grad(
+                [energies.sum()],
+                [edges],
+                create_graph=self.training,
+                retain_graph=True,
+                allow_unused=True,
+            )[0]
+            if found is not None:
+                gradient = found
         forces = sum_edges(gradient, center, n) - sum_edges(gradient, neighbor, n)
         moved = out.increment[:, None]
         dipoles = -(out.weight[:, :, None] * out.displacement).sum(1)
         dipoles = dipoles + 0.5 * sum_edges(moved * edges, center, n)
         charges = -sum_edges(out.increment, center, n)
-        return AtomicOutput(energies, forces, gradient, dipoles, charges, out.displacement)
+        return AtomicOutput(
+            energies,
+            forces,
+            gradient,
+            dipoles,
+            charges,
+            out.displacement,
+            out.weight,
+            out.properties,
+        )
 
 
 def edge_vectors(
@@ -114,6 +138,7 @@ class PotentialModule(nn.Module):
         scale: Energy in eV of one unit of the model's readout.
         reference_energies: Energy of each isolated atom in eV, one per species.
         formal_charges: Charge of each species in e.
+        properties: Readouts of the molecular properties.
     """
 
     def __init__(
@@ -122,9 +147,11 @@ class PotentialModule(nn.Module):
         scale: float,
         reference_energies: list[float],
         formal_charges: list[float],
+        properties: MolecularProperties,
     ) -> None:
         super().__init__()
         self.edge_potential = EdgePotential(model, scale)
+        self.properties = properties
         self.reference: Tensor
         self.formal: Tensor
         self.register_buffer("reference", torch.tensor(reference_energies, dtype=torch.float64))
@@ -153,7 +180,8 @@ class PotentialModule(nn.Module):
             ``energies`` (n_atoms,), ``forces`` (n_atoms, 3), ``virial`` (n_systems, 3, 3),
             ``dipole`` (n_systems, 3) about the coordinate origin, ``atomic_dipoles``
             (n_atoms, 3), ``charges`` (n_atoms,), ``displacements`` (n_atoms, n_points, 3), all
-            float64 in the units of `npcalc.conventions`.
+            float64 in the units of `npcalc.conventions`, and ``properties``
+            (n_systems, n_properties), float64 in the units of the card.
         """
         center, neighbor = edge_index[0], edge_index[1]
         vectors = edge_vectors(positions, cell, edge_index, shifts, batch)
@@ -163,14 +191,16 @@ class PotentialModule(nn.Module):
         formal = self.formal[species]
         atomic_dipoles = out.dipoles.to(torch.float64)
         n_systems = cell.shape[0]
+        dipole = sum_edges(atomic_dipoles + formal[:, None] * positions, batch, n_systems)
         return {
             "energies": self.reference[species] + out.energies.to(torch.float64),
             "forces": out.forces.to(torch.float64),
             "virial": sum_edges(virial, batch[center], n_systems),
-            "dipole": sum_edges(atomic_dipoles + formal[:, None] * positions, batch, n_systems),
+            "dipole": dipole,
             "atomic_dipoles": atomic_dipoles,
             "charges": formal + out.charges.to(torch.float64),
             "displacements": out.displacements.to(torch.float64),
+            "properties": self.properties(out.properties, dipole, positions, species, batch),
         }
 
 

@@ -108,7 +108,7 @@ class Potential:
             out = self._graphs[key](*full)
         if fits:
             return out
-        systems = ("virial", "dipole")
+        systems = ("virial", "dipole", "properties")
         return {k: v[: graph.n_systems if k in systems else graph.n_atoms] for k, v in out.items()}
 
     def born_effective_charges(self, graph: AtomGraph) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data import DataSet
 from ..data.dataset import ragged_rows
 from ..neighbors import SHORTEST_DISTANCE, neighbor_list
+from .targets import PropertyFit
 
 
 class Batch(NamedTuple):
@@ -26,11 +27,17 @@ class Batch(NamedTuple):
         energy: Energy above the reference energies in eV, shape (n_systems,).
         forces: eV/A, shape (n_atoms, 3).
         dipole: Dipole without the formal charges in e*A, shape (n_systems, 3).
+        centroids: Electron centroids minus nuclei in Angstrom, shape (n_atoms, 3).
+        properties: Molecular properties above their references, shape (n_systems, n_properties).
+        measures: Weight of each atom in each property, shape (n_atoms, n_properties).
         has_energy: 1 where the label is there, else 0, shape (n_systems,).
         has_forces: The same by atom, shape (n_atoms,).
         has_dipole: The same by system, shape (n_systems,).
-        counts: Values of energy, forces and dipole that the loss is a mean over, shape (3,). Of
-            several processes that share the structures, each has the mean of all.
+        has_centroids: The same by atom, shape (n_atoms,).
+        has_properties: The same by system and property, shape (n_systems, n_properties).
+        counts: Values of energy, forces, dipole, centroids and properties that the loss is a mean
+            over, shape (4 + n_properties,). Of several processes that share the structures, each
+            has the mean of all.
     """
 
     edges: Tensor
@@ -42,9 +49,14 @@ class Batch(NamedTuple):
     energy: Tensor
     forces: Tensor
     dipole: Tensor
+    centroids: Tensor
+    properties: Tensor
+    measures: Tensor
     has_energy: Tensor
     has_forces: Tensor
     has_dipole: Tensor
+    has_centroids: Tensor
+    has_properties: Tensor
     counts: Tensor
 
 
@@ -69,6 +81,7 @@ class Batches:
         formal: Formal charge of each of the elements in e.
         batch_size: Structures of a batch.
         device: Where the tensors go.
+        properties: What is known of the molecular properties, if there are any.
 
     Raises:
         ValueError: An element is not known, or two atoms lie on each other.
@@ -83,6 +96,7 @@ class Batches:
         formal: list[float],
         batch_size: int,
         device: str = "cpu",
+        properties: PropertyFit | None = None,
     ) -> None:
         unknown = sorted(set(data.elements) - set(elements))
         if unknown:
@@ -94,8 +108,7 @@ class Batches:
         self.device = device
         self.n_atoms = data.n_atoms
         self.offsets = data.offsets
-        order = np.argsort(elements)
-        self.species = order[np.searchsorted(np.asarray(elements)[order], data.numbers)]
+        self.species = species_index(data, elements)
         self._find_edges(data, cutoff)
         n = len(data)
         start = self.offsets[:-1]
@@ -106,6 +119,16 @@ class Batches:
         self.forces, self.has_forces = _label(data, "forces", (len(data.numbers), 3))
         dipole, self.has_dipole = _label(data, "dipole", (n, 3))
         self.dipole = dipole - self.has_dipole[:, None] * np.add.reduceat(charge, start)
+        self.centroids, whole = _label(data, "centroids", (len(data.numbers), 3))
+        self.has_centroids = np.repeat(whole, self.n_atoms)
+        if whole.any():
+            self.has_centroids &= np.isfinite(data.labels["centroids"].values).all(1)
+        if properties is None:
+            self.properties, self.measures = np.zeros((n, 0)), np.zeros((len(data.numbers), 0))
+            self.has_properties = np.zeros((n, 0), dtype=bool)
+        else:
+            fitted = properties.labels(data, self.species)
+            self.properties, self.has_properties, self.measures = fitted
         top_atoms = np.sort(self.n_atoms)[-batch_size:].sum()
         top_edges = np.sort(self.n_edges)[-batch_size:].sum()
         self.most = (int(top_atoms) + 1, max(int(top_edges), 1))
@@ -161,10 +184,13 @@ class Batches:
             rank: Number of the process.
             n_processes: Processes that share the structures.
         """
+        everywhere = ragged_rows(self.offsets[index], self.n_atoms[index])
         counts = (
             self.has_energy[index].sum(),
             3 * self.n_atoms[index][self.has_forces[index]].sum(),
             3 * self.has_dipole[index].sum(),
+            3 * self.has_centroids[everywhere].sum(),
+            *self.has_properties[index].sum(0),
         )
         index = index[rank::n_processes]
         n_atoms, n_edges = self.n_atoms[index], self.n_edges[index]
@@ -202,11 +228,22 @@ class Batches:
             energy=real(fill(self.energy[index], n_systems)),
             forces=real(fill(self.forces[atoms], size_n)),
             dipole=real(fill(self.dipole[index], n_systems)),
+            centroids=real(fill(self.centroids[atoms], size_n)),
+            properties=real(fill(self.properties[index], n_systems)),
+            measures=real(fill(self.measures[atoms], size_n)),
             has_energy=real(fill(self.has_energy[index].astype(float), n_systems)),
             has_forces=real(fill(np.repeat(self.has_forces[index], n_atoms).astype(float), size_n)),
             has_dipole=real(fill(self.has_dipole[index].astype(float), n_systems)),
+            has_centroids=real(fill(self.has_centroids[atoms].astype(float), size_n)),
+            has_properties=real(fill(self.has_properties[index].astype(float), n_systems)),
             counts=real(np.array(counts) / n_processes),
         )
+
+
+def species_index(data: DataSet, elements: list[int]) -> NDArray[np.int64]:
+    """Index in ``elements`` of each atom's atomic number."""
+    order = np.argsort(elements)
+    return order[np.searchsorted(np.asarray(elements)[order], data.numbers)]
 
 
 def _label(

@@ -3,7 +3,7 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -62,12 +62,15 @@ class DataConfig(_Section):
 class LossConfig(_Section):
     """Weights of the terms; a weight of 0 leaves the label out.
 
-    The energy enters per atom. Forces and dipoles enter by component, in eV/A and e*A.
+    The energy enters per atom; forces, dipoles and centroids by component, in eV/A, e*A and A;
+    molecular properties in units of their standard deviation.
 
     Attributes:
         energy: Weight of the energy term.
         forces: Weight of the force term.
         dipole: Weight of the dipole term.
+        centroids: Weight of the electron centroids, which trains the displacements themselves.
+        properties: Weight of each of ``model.properties``, 1 where not given.
         form: ``mse``, ``mae`` or ``huber``.
         delta: Where ``huber`` turns linear, in the units of each error.
     """
@@ -75,8 +78,14 @@ class LossConfig(_Section):
     energy: float = Field(1.0, ge=0.0)
     forces: float = Field(1.0, ge=0.0)
     dipole: float = Field(1.0, ge=0.0)
+    centroids: float = Field(0.0, ge=0.0)
+    properties: dict[str, Annotated[float, Field(ge=0.0)]] = {}
     form: Literal["mse", "mae", "huber"] = "mse"
     delta: float = Field(0.01, gt=0.0)
+
+    def weight_of(self, name: str) -> float:
+        """Weight of a molecular property."""
+        return self.properties.get(name, 1.0)
 
 
 class OptimizerConfig(_Section):
@@ -145,6 +154,36 @@ class TrainConfig(_Section):
     loss: LossConfig = LossConfig()
     training: OptimizerConfig = OptimizerConfig()
     card: CardText = CardText()
+
+    @property
+    def trains_energy(self) -> bool:
+        """Whether energies or forces have a weight."""
+        return self.loss.energy > 0.0 or self.loss.forces > 0.0
+
+    @property
+    def trains_dipole(self) -> bool:
+        """Whether something trains the dipole with its direction."""
+        loss, model = self.loss, self.model
+        formal = model.electron_weight == "formal" and model.charges != "increments"
+        return loss.dipole > 0.0 or (loss.centroids > 0.0 and formal)
+
+    @property
+    def trains_dipole_norm(self) -> bool:
+        """Whether a molecular property trains the length of the dipole."""
+        return any(
+            p.readout == "dipole_norm" and self.loss.weight_of(name) > 0.0
+            for name, p in self.model.properties.items()
+        )
+
+    @model_validator(mode="after")
+    def _known_properties(self) -> "TrainConfig":
+        unknown = [name for name in self.loss.properties if name not in self.model.properties]
+        if unknown:
+            known = ", ".join(self.model.properties) or "none"
+            raise ValueError(
+                f"loss.properties has {unknown[0]!r}, but model.properties has: {known}"
+            )
+        return self
 
 
 class ConfigError(ValueError):

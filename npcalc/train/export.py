@@ -54,12 +54,15 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
     """
     config, text = trainer.config, trainer.config.card
     train = trainer.splits["train"]
+    fit = trainer.properties
     return Card(
         name=config.name,
         model=trainer.model_config,
         scale=trainer.scale,
         reference_energies=tuple(trainer.reference),
-        properties=properties_of(trainer.model_config),
+        properties=properties_of(trainer.model_config, config.trains_energy, config.trains_dipole),
+        property_scales=() if fit is None else tuple(fit.scales),
+        property_references=() if fit is None else tuple(map(tuple, fit.references)),
         units={k: v.unit for k, v in FIELDS.items()},
         composition=train.common_formula,
         displacement_range=displacement_range(trainer),

@@ -1,7 +1,7 @@
 """The loss as one function of weights and a batch, eager, traced or compiled."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,35 +10,66 @@ from torch.func import functional_call
 
 from ..nn.scatter import sum_edges
 from ..potential.compiled import compile_graph, trace
-from ..potential.derivatives import EdgePotential
+from ..potential.derivatives import AtomicOutput, EdgePotential
+from ..potential.molecular import dipole_norm
 from .batches import Batch
 from .config import LossConfig
+from .targets import PropertyFit
 
 
-class Errors(NamedTuple):
+class Errors(dict[str, float]):
     """Mean absolute and root mean square errors; NaN where there are no labels.
 
-    Energies in eV per structure, forces in eV/A and dipoles in e*A by component.
+    Keys are ``<target>_mae`` and ``<target>_rmse``: ``energy`` in eV per structure, ``forces`` in
+    eV/A, ``dipole`` in e*A and ``centroids`` in A by component, molecular properties in their units.
     """
-
-    energy_mae: float
-    energy_rmse: float
-    forces_mae: float
-    forces_rmse: float
-    dipole_mae: float
-    dipole_rmse: float
 
     def known(self) -> dict[str, float | None]:
         """Errors by name, None instead of NaN, which JSON does not have."""
-        return {k: None if math.isnan(v) else v for k, v in self._asdict().items()}
+        return {k: None if math.isnan(v) else v for k, v in self.items()}
 
     @classmethod
-    def from_sums(cls, sums: Tensor) -> "Errors":
-        """From the added-up statistics of batches, shape (3, 4): |x|, x^2, x and count by label."""
+    def from_sums(cls, names: Sequence[str], sums: Tensor) -> "Errors":
+        """From the added-up statistics of batches.
+
+        Args:
+            names: Names of the targets.
+            sums: |x|, x^2, x and count of each target, shape (n_targets, 4).
+        """
         absolute, square, _, count = sums.to(torch.float64).unbind(1)
-        mae, rmse = absolute / count, torch.sqrt(square / count)
-        pairs = [(float(a), float(b)) for a, b in zip(mae, rmse, strict=True)]
-        return cls(*pairs[0], *pairs[1], *pairs[2])
+        found = cls()
+        for name, a, b in zip(names, absolute / count, torch.sqrt(square / count), strict=True):
+            found[f"{name}_mae"], found[f"{name}_rmse"] = float(a), float(b)
+        return found
+
+
+class Target(NamedTuple):
+    """One term of the loss.
+
+    Attributes:
+        name: What it is.
+        weight: Its weight.
+        unit: Error that counts as one: 1 in package units, or the spread of a property.
+        row: Its place in ``Batch.counts``.
+    """
+
+    name: str
+    weight: float
+    unit: float
+    row: int
+
+
+def targets_of(config: LossConfig, properties: PropertyFit | None) -> tuple[Target, ...]:
+    """The terms of a loss: energy, forces and dipole, centroids if weighted, and the properties."""
+    known = {name: getattr(config, name) for name in ("energy", "forces", "dipole", "centroids")}
+    found = [Target(name, weight, 1.0, k) for k, (name, weight) in enumerate(known.items())]
+    if config.centroids == 0.0:
+        found.pop()
+    if properties is not None:
+        for k, name in enumerate(properties.config.properties):
+            weight = config.weight_of(name)
+            found.append(Target(name, weight, float(properties.spreads[k]), len(known) + k))
+    return tuple(found)
 
 
 def _term(error: Tensor, present: Tensor, count: Tensor, config: LossConfig) -> Tensor:
@@ -63,13 +94,36 @@ class LossModule(nn.Module):
         potential: The potential, in training mode.
         config: Weights and form of the terms.
         compiled: Whether to trace and compile.
+        properties: What is known of the molecular properties, if there are any.
+
+    Attributes:
+        targets: The terms, in the order of the statistics.
     """
 
-    def __init__(self, potential: EdgePotential, config: LossConfig, compiled: bool) -> None:
+    def __init__(
+        self,
+        potential: EdgePotential,
+        config: LossConfig,
+        compiled: bool,
+        properties: PropertyFit | None = None,
+    ) -> None:
         super().__init__()
         self.potential = potential.train()
         self.config = config
         self.compiled = compiled
+        self.targets = targets_of(config, properties)
+        # Without energies and forces no gradient is needed, neither of them is reported then.
+        self.differentiate = config.energy > 0.0 or config.forces > 0.0
+        n = 0 if properties is None else len(properties.scales)
+        self.scales: Tensor
+        self.norm: Tensor
+        scales = torch.ones(0) if properties is None else torch.as_tensor(properties.scales)
+        self.register_buffer("scales", scales.to(torch.float32), persistent=False)
+        norm = torch.zeros(n, dtype=torch.bool)
+        if properties is not None:
+            sections = properties.config.properties.values()
+            norm = torch.tensor([p.readout == "dipole_norm" for p in sections], dtype=torch.bool)
+        self.register_buffer("norm", norm, persistent=False)
         self.names = [name for name, _ in potential.named_parameters()]
         self._graphs: dict[tuple[int, int], Callable[..., tuple[Tensor, Tensor]]] = {}
 
@@ -90,23 +144,43 @@ class LossModule(nn.Module):
     def _eager(self, weights: list[Tensor], *fields: Tensor) -> tuple[Tensor, Tensor]:
         batch = Batch(*fields)
         named: dict[str, Any] = dict(zip(self.names, weights, strict=True))
-        arguments = (batch.edges, batch.species, batch.center, batch.neighbor)
+        arguments = (batch.edges, batch.species, batch.center, batch.neighbor, self.differentiate)
         out = functional_call(self.potential, named, arguments)
-        n_systems = batch.n_atoms.shape[0]
-        energy = sum_edges(out.energies, batch.system, n_systems) - batch.energy
-        forces = out.forces - batch.forces
-        dipole = sum_edges(out.dipoles, batch.system, n_systems) - batch.dipole
-        c = self.config
-        present_f = batch.has_forces[:, None].expand_as(forces)
-        present_d = batch.has_dipole[:, None].expand_as(dipole)
-        loss = (
-            c.energy * _term(energy / batch.n_atoms, batch.has_energy, batch.counts[0], c)
-            + c.forces * _term(forces, present_f, batch.counts[1], c)
-            + c.dipole * _term(dipole, present_d, batch.counts[2], c)
-        )
-        rows = [(energy, batch.has_energy), (forces, present_f), (dipole, present_d)]
-        sums = [
-            torch.stack([(x.abs() * m).sum(), (x * x * m).sum(), (x * m).sum(), m.sum()])
-            for x, m in rows
-        ]
+        found = self._errors(out, batch)
+        loss = torch.zeros((), device=batch.energy.device)
+        sums = []
+        for name, weight, unit, row in self.targets:
+            x, m = found[name]
+            if weight > 0.0:
+                scaled = x / batch.n_atoms if name == "energy" else x / unit
+                loss = loss + weight * _term(scaled, m, batch.counts[row], self.config)
+            statistics = [(x.abs() * m).sum(), (x * x * m).sum(), (x * m).sum(), m.sum()]
+            sums.append(torch.stack(statistics))
         return loss, torch.stack(sums).detach()
+
+    def _errors(self, out: AtomicOutput, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Prediction minus label of each target, and 1 where there is a label."""
+        n_systems = batch.n_atoms.shape[0]
+        dipole = sum_edges(out.dipoles, batch.system, n_systems)
+        energy = sum_edges(out.energies, batch.system, n_systems)
+        found = {
+            "energy": (energy - batch.energy, batch.has_energy),
+            "forces": (out.forces - batch.forces, batch.has_forces[:, None].expand(-1, 3)),
+            "dipole": (dipole - batch.dipole, batch.has_dipole[:, None].expand(-1, 3)),
+        }
+        if self.config.centroids > 0.0:
+            w = out.weights[:, :, None]
+            # Atoms whose electron weight is zero have no centroid and no label.
+            centroid = (w * out.displacements).sum(1) / torch.clamp(w.sum(1), min=1e-6)
+            mask = batch.has_centroids[:, None].expand(-1, 3)
+            found["centroids"] = (centroid - batch.centroids, mask)
+        n_properties = batch.properties.shape[1]
+        if n_properties > 0:
+            parts = batch.measures * self.scales * out.properties
+            values = sum_edges(parts, batch.system, n_systems)
+            values = torch.where(self.norm, dipole_norm(dipole)[:, None], values)
+            error = (values - batch.properties).unbind(1)
+            names = [target.name for target in self.targets[-n_properties:]]
+            pairs = zip(error, batch.has_properties.unbind(1), strict=True)
+            found |= dict(zip(names, pairs, strict=True))
+        return found

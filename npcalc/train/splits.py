@@ -1,16 +1,18 @@
 """Training, validation and test structures as a configuration names them."""
 
+from pathlib import Path
+
 import numpy as np
 
 from ..data import DataSet, random_split, read_data
-from .config import DataConfig
+from .config import TrainConfig
 
 
-def load_splits(config: DataConfig) -> dict[str, DataSet]:
+def load_splits(run: TrainConfig) -> dict[str, DataSet]:
     """Reads the files and splits them.
 
     Args:
-        config: Where they are.
+        run: Says where they are and which molecular properties to read.
 
     Returns:
         Data sets ``train``, ``validation`` and, if a file is given, ``test``.
@@ -18,10 +20,16 @@ def load_splits(config: DataConfig) -> dict[str, DataSet]:
     Raises:
         ValueError: The sizes asked for do not fit.
     """
-    whole = read_data(config.train, config.keys, config.units)
+    config = run.data
+    properties = {name: p.unit for name, p in run.model.properties.items()}
+
+    def read(path: Path) -> DataSet:
+        return read_data(path, config.keys, config.units, properties)
+
+    whole = read(config.train)
     splits = {}
     if config.validation is not None:
-        splits["validation"] = read_data(config.validation, config.keys, config.units)
+        splits["validation"] = read(config.validation)
         n = config.n_train or len(whole)
         splits["train"] = whole.subset(random_split(len(whole), [n], config.split_seed)[0])
     elif config.split_file is not None:
@@ -44,5 +52,5 @@ def load_splits(config: DataConfig) -> dict[str, DataSet]:
         parts = random_split(len(whole), [n, config.n_validation], config.split_seed)
         splits = {"train": whole.subset(parts[0]), "validation": whole.subset(parts[1])}
     if config.test is not None:
-        splits["test"] = read_data(config.test, config.keys, config.units)
+        splits["test"] = read(config.test)
     return splits

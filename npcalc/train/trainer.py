@@ -19,14 +19,14 @@ from ..data import LABELS, DataSet, fit_reference_energies
 from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
-from .batches import Batches
+from .batches import Batches, species_index
 from .checkpoint import load_checkpoint, save_checkpoint
+from .checks import check_labels
 from .config import TrainConfig
 from .distributed import Processes
 from .loss import Errors, LossModule
 from .splits import load_splits
-
-COLUMNS = ("epoch", "step", "learning_rate", "train_loss", *Errors._fields, "seconds")
+from .targets import PropertyFit, fit_properties
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - names the outcome
@@ -61,18 +61,21 @@ class Trainer:
                 f"training.batch_size is {opt.batch_size}, but {self.processes.count} processes "
                 f"share a batch: give each of them a structure at least"
             )
-        self.splits = load_splits(config.data)
-        self._check_labels()
+        self.splits = load_splits(config)
+        check_labels(config, self.splits)
         self.elements = self._elements()
         self.reference = self._reference_energies()
         self.model_config = self._complete_model_config()
+        self.properties = self._fit_properties()
         self.batches = {name: self._batches(data) for name, data in self.splits.items()}
         self.scale = self._scale()
         torch.manual_seed(opt.seed)
         self.potential = EdgePotential(PolarizedModel(self.model_config), self.scale).to(
             self.device
         )
-        self.loss = LossModule(self.potential, config.loss, opt.compile == "auto")
+        self.loss = LossModule(
+            self.potential, config.loss, opt.compile == "auto", self.properties
+        ).to(self.device)
         self.weights: list[Tensor] = list(self.potential.parameters())
         self.averages = [p.detach().clone() for p in self.weights]
         self.best = [p.clone() for p in self.averages]
@@ -92,29 +95,6 @@ class Trainer:
         self.checkpoint = self.output / "checkpoint.safetensors"
         self.log = self.output / "log.csv"
         self._start_or_resume()
-
-    def _check_labels(self) -> None:
-        loss, model = self.config.loss, self.config.model
-        wanted = [name for name in LABELS if getattr(loss, name) > 0.0]
-        if not wanted:
-            raise ValueError("loss: all weights are 0, so there is nothing to train on")
-        if loss.dipole > 0.0 and not model.dipole:
-            raise ValueError("loss.dipole > 0 needs model.dipole: true; set one of them")
-        learned = model.polarization == "moving" or model.charges == "increments"
-        if loss.dipole == 0.0 and (model.dipole or model.charges == "increments") and learned:
-            raise ValueError(
-                "loss.dipole is 0, so nothing trains the dipole and charges of this model, and a "
-                "potential must not report them: set model.dipole: false and no charge increments, "
-                "or give dipole labels and a weight"
-            )
-        for name in wanted:
-            self.splits["train"].require(name)
-        validation = self.splits["validation"].labels
-        if not any(n in validation and validation[n].present.any() for n in wanted):
-            raise ValueError(
-                f"no structure to validate on has one of the labels that are trained "
-                f"({', '.join(wanted)}): the best weights could not be told"
-            )
 
     def _elements(self) -> list[int]:
         if self.config.model.elements:
@@ -151,10 +131,25 @@ class Trainer:
         use = model.formal_charges if model.charges != "none" else {}
         return [use.get(chemical_symbols[z], 0.0) for z in self.elements]
 
+    def _fit_properties(self) -> PropertyFit | None:
+        if not self.model_config.properties:
+            return None
+        train = self.splits["train"]
+        return fit_properties(self.model_config, train, species_index(train, self.elements))
+
     def _batches(self, data: DataSet) -> Batches:
         size = -(-self.config.training.batch_size // self.processes.count)
         cutoff = self.model_config.cutoff
-        return Batches(data, self.elements, cutoff, self.reference, self.formal, size, self.device)
+        return Batches(
+            data,
+            self.elements,
+            cutoff,
+            self.reference,
+            self.formal,
+            size,
+            self.device,
+            self.properties,
+        )
 
     def _scale(self) -> float:
         """Root mean square force times 1 A, so that the network's energies are of order one."""
@@ -184,9 +179,14 @@ class Trainer:
         elif self.processes.first:
             self.output.mkdir(parents=True, exist_ok=True)
             with self.log.open("w", newline="") as file:
-                csv.writer(file).writerow(COLUMNS)
+                csv.writer(file).writerow(self._columns)
         if self.processes.first:
             stored.write_text(self.config.model_dump_json(indent=1))
+
+    @property
+    def _columns(self) -> list[str]:
+        measured = [f"{t.name}_{kind}" for t in self.loss.targets for kind in ("mae", "rmse")]
+        return ["epoch", "step", "learning_rate", "train_loss", *measured, "seconds"]
 
     def _check_same(self, stored: Path) -> None:
         """Refuses to go on with another configuration.
@@ -284,9 +284,7 @@ class Trainer:
             self.state["seconds"] += time.perf_counter() - began
             if last or (epoch + 1) % opt.validate_every == 0:
                 errors = self._validate(train_loss)
-                bar.set_postfix_str(
-                    f"F {1e3 * errors.forces_mae:.1f} meV/A, E {1e3 * errors.energy_mae:.1f} meV"
-                )
+                bar.set_postfix_str(self._progress(errors))
             if last or (epoch + 1) % opt.checkpoint_every == 0:
                 self.save()
 
@@ -330,11 +328,12 @@ class Trainer:
         Returns:
             The errors.
         """
-        return Errors.from_sums(self._statistics(split, self.best if weights is None else weights))
+        sums = self._statistics(split, self.best if weights is None else weights)
+        return Errors.from_sums([t.name for t in self.loss.targets], sums)
 
     def _statistics(self, split: str, weights: list[Tensor]) -> Tensor:
         """Statistics of `Errors.from_sums` on a split."""
-        total = torch.zeros(3, 4, dtype=torch.float64, device=self.device)
+        total = torch.zeros(len(self.loss.targets), 4, dtype=torch.float64, device=self.device)
         with torch.no_grad() if self.loss.compiled else torch.enable_grad():
             for k, batch in enumerate(self.batches[split].ordered()):
                 if k % self.processes.count == self.processes.rank:
@@ -350,7 +349,12 @@ class Trainer:
         """
         formula = self.splits["train"].common_formula
         fitted = self.config.data.reference_energies == "fit"
-        if not fitted or not formula or self.splits["validation"].common_formula != formula:
+        if (
+            self.config.loss.energy == 0.0
+            or not fitted
+            or not formula
+            or self.splits["validation"].common_formula != formula
+        ):
             return
         _, _, signed, count = self._statistics("validation", self.best)[0].tolist()
         if count == 0.0:
@@ -370,17 +374,34 @@ class Trainer:
         if self.processes.first:
             lr = self.schedule.get_last_lr()[0]
             row = [self.state["epoch"], self.state["step"], f"{lr:.3e}", f"{train_loss:.6e}"]
-            row += [f"{e:.6e}" for e in errors] + [f"{self.state['seconds']:.1f}"]
+            row += [f"{e:.6e}" for e in errors.values()] + [f"{self.state['seconds']:.1f}"]
             with self.log.open("a", newline="") as file:
                 csv.writer(file).writerow(row)
         return errors
 
     def _score(self, errors: Errors) -> float:
-        """What the best weights are chosen by: errors of forces and dipoles, else of energies."""
-        c = self.config.loss
-        terms = [(c.forces, errors.forces_mae), (c.dipole, errors.dipole_mae)]
-        found = [weight * error for weight, error in terms if weight > 0.0 and error == error]
-        return sum(found) if found else errors.energy_mae
+        """What the best weights are chosen by: all weighted errors but energies, else energies."""
+        terms = [
+            t.weight * errors[f"{t.name}_mae"] / t.unit
+            for t in self.loss.targets
+            if t.weight > 0.0 and t.name != "energy"
+        ]
+        found = [term for term in terms if not math.isnan(term)]
+        return sum(found) if found else errors["energy_mae"]
+
+    def _progress(self, errors: Errors) -> str:
+        """The errors that the progress bar shows."""
+        parts = []
+        for target in self.loss.targets:
+            mae = errors[f"{target.name}_mae"]
+            if target.weight == 0.0 or math.isnan(mae):
+                continue
+            if target.name in ("energy", "forces"):
+                unit = "meV" if target.name == "energy" else "meV/A"
+                parts.append(f"{target.name[0].upper()} {1e3 * mae:.1f} {unit}")
+            elif target.name in self.model_config.properties:
+                parts.append(f"{target.name} {mae:.3g}")
+        return ", ".join(parts[:6])
 
     def best_model(self) -> PolarizedModel:
         """A model with the best averaged weights, in evaluation mode on the CPU."""
@@ -396,7 +417,8 @@ class Trainer:
         summary = {
             "state": self.state,
             "errors": {k: v.known() for k, v in errors.items()},
-            "units": {k: FIELDS[k].unit for k in ("energy", "forces", "dipole")},
+            "units": {k: FIELDS[k].unit for k in LABELS}
+            | {k: p.unit for k, p in self.model_config.properties.items()},
         }
         with new_file(self.output / "summary.json", overwrite=True) as partial:
             partial.write_text(json.dumps(summary, indent=1))

@@ -204,8 +204,10 @@ def test_data_set_checks():
         replace(data, n_atoms=np.array([3, 2, 2]))
     with pytest.raises(ValueError, match="label 'energy': expected shape"):
         replace(data, labels={"energy": Label(np.zeros(2), np.ones(3, bool))})
-    with pytest.raises(ValueError, match="unknown label 'magic'"):
-        replace(data, labels={"magic": Label(np.zeros(3), np.ones(3, bool))})
+    with pytest.raises(ValueError, match="'virial' is no label"):
+        replace(data, labels={"virial": Label(np.zeros(3), np.ones(3, bool))})
+    with pytest.raises(ValueError, match=r"label 'gap': expected shape \(3,\), got \(3, 2\)"):
+        replace(data, labels={"gap": Label(np.zeros((3, 2)), np.ones(3, bool))})
     with pytest.raises(ValueError, match=r"'dipole' is asked for.*has: energy, forces"):
         data.require("dipole")
 

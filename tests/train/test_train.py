@@ -250,15 +250,15 @@ def test_split_files(tmp_path):
     path = tmp_path / "split.txt"
     raw["data"] = {"train": str(DATA), "split_file": str(path), "n_validation": 7}
     np.savetxt(path, np.arange(100, 160), fmt="%d")
-    splits = load_splits(parse_config(raw).data)
+    splits = load_splits(parse_config(raw))
     assert len(splits["train"]) == 60
     assert len(splits["validation"]) == 7
     np.savetxt(path, np.arange(1000), fmt="%d")
     with pytest.raises(ValueError, match="names all 1000 structures"):
-        load_splits(parse_config(raw).data)
+        load_splits(parse_config(raw))
     np.savetxt(path, [3, 1000], fmt="%d")
     with pytest.raises(ValueError, match=r"names structure 1000, but .* has 1000, counted from 0"):
-        load_splits(parse_config(raw).data)
+        load_splits(parse_config(raw))
 
 
 def test_wrong_labels_stop_the_training(tmp_path):

@@ -1,0 +1,44 @@
+"""Whether data and configuration fit: each label that is asked for is there, and nothing is untrained."""
+
+from ..data import LABELS, DataSet
+from .config import TrainConfig
+
+
+def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
+    """Refuses a run whose labels do not train what its potential would report.
+
+    Args:
+        config: The run.
+        splits: Its data.
+
+    Raises:
+        ValueError: A label with a weight is in no structure, nothing has a weight, or the dipole
+            would be untrained.
+    """
+    loss, model = config.loss, config.model
+    wanted = [name for name in LABELS if getattr(loss, name) > 0.0]
+    wanted += [name for name in model.properties if loss.weight_of(name) > 0.0]
+    if not wanted:
+        raise ValueError("loss: all weights are 0, so there is nothing to train on")
+    if loss.dipole > 0.0 and not model.dipole:
+        raise ValueError("loss.dipole > 0 needs model.dipole: true; set one of them")
+    if loss.centroids > 0.0 and not (model.dipole and model.polarization == "moving"):
+        raise ValueError(
+            "loss.centroids > 0 needs model.dipole: true and model.polarization: moving"
+        )
+    learned = model.polarization == "moving" or model.charges == "increments"
+    has_one = model.dipole or model.charges == "increments"
+    if has_one and learned and not (config.trains_dipole or config.trains_dipole_norm):
+        raise ValueError(
+            "loss.dipole is 0, so nothing trains the dipole and charges of this model, and a "
+            "potential must not report them: set model.dipole: false and no charge increments, "
+            "or give dipole labels and a weight"
+        )
+    for name in wanted:
+        splits["train"].require(name)
+    validation = splits["validation"].labels
+    if not any(n in validation and validation[n].present.any() for n in wanted):
+        raise ValueError(
+            f"no structure to validate on has one of the labels that are trained "
+            f"({', '.join(wanted)}): the best weights could not be told"
+        )
