@@ -1,11 +1,12 @@
 """Errors on revised MD17 of hosts with and without neural polarization, one budget for all rows.
 
     python benchmarks/rmd17.py run RMD17_FOLDER RUNS --molecules ethanol aspirin --forms host moving-geometry-4 --seeds 0 1 2
-    python benchmarks/rmd17.py table RUNS benchmarks/results/rmd17
+    python benchmarks/rmd17.py table
 
-RMD17_FOLDER holds ``rmd17_<molecule>_{train,test}_01.npz``. Each row is 950 + 50 structures of the official split 01,
-batches of 5, 106 epochs = 20140 steps, and is tested on the 1000 test structures. A row that is finished is not run
-again, one that was interrupted goes on. ``table`` writes the means over seeds as Markdown and all rows as CSV.
+RMD17_FOLDER holds ``rmd17_<molecule>_{train,test}_01.npz``; RUNS takes the checkpoints. Each row is 950 + 50 structures
+of the official split 01, batches of 5, 106 epochs = 20140 steps, and is tested on the 1000 test structures. A row that
+is finished, a file in ``results/rmd17``, is not run again; one that was interrupted goes on. ``table`` writes the means
+over seeds as Markdown and all rows as CSV.
 
 Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or ``moving-`` with ``nodes`` (paired nodes,
 all pairs), ``same`` (paired nodes, pairs of the same kind) or ``geometry`` (paired geometry), and the number of electron
@@ -23,6 +24,7 @@ from npcalc.model import ModelConfig, PolarizedModel
 from npcalc.train import Trainer, parse_config
 
 EPOCHS = 106
+ROWS = Path(__file__).parent / "results" / "rmd17"
 HOSTS = {
     "painn": {"channels": 64, "n_layers": 3, "n_basis": 8},
     "nequip": {"channels": 32, "n_layers": 4, "l_max": 2},
@@ -66,7 +68,8 @@ def channels_like(host: str, form: str) -> int:
 
 def run(args: argparse.Namespace, molecule: str, form: str, seed: int) -> None:
     folder = args.runs / args.host / molecule / f"{form}-seed{seed}"
-    if (folder / "row.json").exists():
+    finished = ROWS / f"{args.host}-{molecule}-{form}-seed{seed}.json"
+    if finished.exists():
         return
     wide = channels_like(args.host, args.like) if form == "host-params" else None
     data = {k: str(args.data / f"rmd17_{molecule}_{k}_01.npz") for k in ("train", "test")}
@@ -84,20 +87,21 @@ def run(args: argparse.Namespace, molecule: str, form: str, seed: int) -> None:
     test = trainer.errors("test")
     row = {
         "host": args.host, "molecule": molecule, "form": form, "seed": seed,
-        "forces_mae_meV_A": 1000 * test.forces_mae, "energy_mae_meV": 1000 * test.energy_mae,
+        "forces_mae_meV_A": 1000 * test["forces_mae"], "energy_mae_meV": 1000 * test["energy_mae"],
         "parameters": sum(w.numel() for w in trainer.weights), "steps": trainer.state["step"],
         "ms_per_step": 1000 * trainer.state["seconds"] / trainer.state["step"],
     }  # fmt: skip
-    with new_file(folder / "row.json") as partial:
+    ROWS.mkdir(parents=True, exist_ok=True)
+    with new_file(finished) as partial:
         partial.write_text(json.dumps(row, indent=1))
     print(row, flush=True)
 
 
-def table(runs: Path, target: Path) -> None:
+def table(target: Path) -> None:
     """All finished rows as CSV, and their means over seeds as Markdown."""
-    rows = [json.loads(p.read_text()) for p in sorted(runs.rglob("row.json"))]
+    rows = [json.loads(p.read_text()) for p in sorted(ROWS.glob("*.json"))]
     if not rows:
-        raise SystemExit(f"{runs} holds no finished row")
+        raise SystemExit(f"{ROWS} holds no finished row")
     with (
         new_file(target.with_suffix(".csv"), overwrite=True) as partial,
         partial.open("w", newline="") as f,
@@ -144,12 +148,10 @@ def main() -> None:
     runner.add_argument(
         "--no-compile", dest="compile", action="store_const", const=False, default="auto"
     )
-    writer = commands.add_parser("table")
-    writer.add_argument("runs", type=Path)
-    writer.add_argument("target", type=Path)
+    commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":
-        table(args.runs, args.target)
+        table(ROWS)
         return
     for seed in args.seeds:
         for molecule in args.molecules:
