@@ -29,8 +29,8 @@ class NPCalculator(Calculator):
     Results are in ASE's units and signs: ``energy``, ``free_energy``, ``energies``, ``forces``,
     ``stress``, and as the potential allows ``dipole``, ``charges`` and
     ``born_effective_charges``; ``implemented_properties`` lists them. Electron points, atomic
-    dipoles, the Hessian and molecular properties come from methods. One calculator may serve structures of any size,
-    species and boundary conditions in any order.
+    dipoles, the Hessian and molecular properties come from methods. One calculator may serve
+    structures of any size, species and boundary conditions in any order.
 
     The dipole is that of the whole system in e*A, from minus to plus. For a charged system it is
     reported about the centre of mass. For a periodic system it is defined only up to lattice

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from systems import ethanol, evaluate, rotation
+import yaml
+from systems import ethanol, evaluate, make_potential, rotation
 from typer.testing import CliRunner
 
-from npcalc import load_potential
+from npcalc import NPCalculator, load_potential
 from npcalc.cli import app
 from npcalc.model import ModelConfig, PolarizedModel
 from npcalc.potential import Card, Potential, properties_of
@@ -92,6 +93,15 @@ def test_own_host(tmp_path):
         ConfigError, match=r"unknown key 'model.host.chanels', the nearest known key is 'channels'"
     ):
         parse_config(config)
+
+
+def test_properties():
+    (section,) = map(yaml.safe_load, blocks("yaml"))
+    card = {"property_scales": (1.0, 1.0), "property_references": ((0.0, 0.0),) * 3}
+    atoms = ethanol()
+    atoms.calc = NPCalculator(make_potential(card=card, **section["model"]))
+    atoms.get_potential_energy()
+    assert list(atoms.calc.get_molecular_properties()) == ["alpha", "gap"]
 
 
 def test_commands(tmp_path, monkeypatch):
