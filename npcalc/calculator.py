@@ -42,9 +42,10 @@ class NPCalculator(Calculator):
         device: ``cpu``, ``cuda`` or ``auto``; not used with a `Potential`.
         dtype: ``float32`` or ``float64``, that of the card by default; not used with a `Potential`.
         skin: Width in Angstrom by which the neighbor list reaches beyond the cutoff.
-        compile: Whether to compile the potential for each new size of structure. That takes from
-            half a minute to a few minutes and makes a step about twice as fast, so it pays for
-            long runs; it needs a C++ compiler and falls back, with a warning, without one.
+        compile: Whether to run machine code made for the potential, a few times faster. Making it
+            takes about a minute, once on each machine: it is kept in a cache folder and serves
+            structures of all sizes. It needs a C++ compiler and falls back, with a warning,
+            without one.
         check_domain: Whether to warn of structures outside the training domain.
 
     Raises:

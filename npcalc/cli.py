@@ -321,6 +321,20 @@ def train(
             typer.echo(f"{path}")
 
 
+@app.command(name="compile")
+def compile_potential(
+    potential: Annotated[str, typer.Argument(help="Bundled name or file.")] = "ethanol",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Compile a potential for this machine, once for structures of all sizes."""
+    from .potential import load_potential
+
+    with _errors():
+        _use_threads(threads)
+        if not load_potential(potential).compile():
+            raise typer.Exit(1)
+
+
 @app.command()
 def info(
     potential: Annotated[str | None, typer.Argument(help="Bundled name or file.")] = None,

@@ -70,7 +70,7 @@ def neighbor_list(
         "ijS", cutoff=cutoff, positions=positions - origin, cell=box, pbc=pbc
     )
     order = np.lexsort((neighbor, center))
-    edge_index = np.stack([center, neighbor]).astype(np.int64)[:, order]
+    edge_index = np.stack([center[order], neighbor[order]]).astype(np.int64)
     return edge_index, np.asarray(shifts, dtype=np.int64)[order]
 
 

@@ -14,6 +14,12 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Compiled potentials go to a folder of this run, not to the user's."""
+    monkeypatch.setenv("NPCALC_CACHE", str(tmp_path_factory.getbasetemp() / "npcalc-cache"))
+
+
 @pytest.fixture
 def reference_data():
     """Folder of the reference data beside the project; users do not have it."""

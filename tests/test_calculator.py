@@ -197,25 +197,6 @@ def test_large_displacement_warns():
         quiet.get_potential_energy(ethanol())
 
 
-def test_compiled_equals_eager(calculator):
-    """The compiled graph, edges padded, against the network itself; eager where no compiler is."""
-    compiled = NPCalculator(calculator.potential, compile=True)
-    for atoms in (dimer(1.2), dimer(1.5)):
-        for name in ("energy", "forces", "dipole", "charges", "energies"):
-            np.testing.assert_allclose(
-                compiled.get_property(name, atoms), calculator.get_property(name, atoms), atol=1e-10
-            )
-
-
-def test_without_a_compiler_the_traced_graph_is_used(calculator, monkeypatch):
-    monkeypatch.setattr("npcalc.potential.compiled.shutil.which", lambda name: None)
-    compiled = NPCalculator(calculator.potential, compile=True)
-    compiled.potential._graphs.clear()
-    with pytest.warns(UserWarning, match="no C.. compiler found"):
-        forces = compiled.get_forces(ethanol())
-    np.testing.assert_allclose(forces, calculator.get_forces(ethanol()), atol=1e-10)
-
-
 def test_inside_no_grad_and_first_call_of_a_method():
     atoms = ethanol()
     atoms.calc = NPCalculator(make_potential())

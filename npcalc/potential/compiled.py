@@ -3,7 +3,7 @@
 A function that calls ``torch.autograd.grad`` inside is traced with real tensors into a
 ``torch.fx`` graph of ATen operators without autograd. Run as it is the graph saves the work of
 building and walking the autograd tape; compiled with TorchInductor it is two to three times faster. It
-can be differentiated again, which makes training steps fast. Sizes are those of the example.
+can be differentiated again, which makes training steps fast.
 """
 
 import shutil
@@ -16,18 +16,23 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 
-def trace(function: Callable[..., Any], *example: Any) -> GraphModule:
+def trace(function: Callable[..., Any], *example: Any, symbolic: bool = False) -> GraphModule:
     """Traces a function of tensors through ``torch.autograd.grad``.
 
     Args:
         function: Maps tensors (or lists of them) to tensors.
         *example: Arguments with the sizes that the graph will serve.
+        symbolic: Whether sizes may be others than those of the example.
 
     Returns:
         The graph; it takes the same arguments.
     """
+    mode: Any = "symbolic" if symbolic else "real"
     with torch.enable_grad():
-        graph_module = make_fx(function)(*example)
+        # Weights and constants of the function become part of the graph.
+        graph_module = make_fx(function, tracing_mode=mode, _allow_non_fake_inputs=symbolic)(
+            *example
+        )
     # Outputs that autograd saved for its backward come back detached. In the traced graph the
     # detach would cut the second derivative, which training needs.
     for node in list(graph_module.graph.nodes):

@@ -17,6 +17,21 @@ from ..model import PolarizedModel
 from ..nn.scatter import sum_edges
 from .molecular import MolecularProperties
 
+OUTPUTS = (
+    "energies",
+    "forces",
+    "virial",
+    "dipole",
+    "atomic_dipoles",
+    "charges",
+    "displacements",
+    "properties",
+)
+"""Names of what `PotentialModule` returns, in its order."""
+
+PER_SYSTEM = ("virial", "dipole", "properties")
+"""Those of them whose first axis runs over systems; that of the others runs over atoms."""
+
 
 class AtomicOutput(NamedTuple):
     """Outputs per atom and edge in the dtype of the model, without reference energies.

@@ -2,17 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..graph import AtomGraph, pad
+from ..graph import AtomGraph
 from . import derivatives
 from .archive import build_module, read_archive, write_archive
 from .card import Card
-from .compiled import compile_graph, trace
+from .derivatives import OUTPUTS, PER_SYSTEM
+from .package import Package, load_package
 from .registry import find_potential
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -55,7 +54,7 @@ class Potential:
         self.dtype = name
         self.device = torch.device(device)
         self.module = build_module(card, weights, DTYPES[name]).to(self.device)
-        self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
+        self._packages: dict[int, Package | None] = {}
 
     @property
     def sha256(self) -> str:
@@ -82,34 +81,43 @@ class Potential:
         with torch.enable_grad():
             return {k: v.detach() for k, v in self.module(*graph).items()}
 
-    def evaluate_compiled(self, graph: AtomGraph) -> dict[str, Tensor]:
-        """The same through a graph that is compiled for these sizes when they first occur.
+    def compile(self) -> bool:
+        """Compiles the potential, or loads what was compiled before, see `package`.
 
-        Edges are padded to a multiple, so that a neighbor list that grows or shrinks seldom needs
-        a new graph.
+        Returns:
+            Whether it could be.
+        """
+        # Machine code is made for a number of threads.
+        threads = torch.get_num_threads()
+        if threads not in self._packages:
+            self._packages[threads] = load_package(self.module, self.sha256, self.dtype)
+        return self._packages[threads] is not None
+
+    def evaluate_compiled(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """The same as `evaluate` through compiled code, which serves structures of all sizes.
+
+        The first call takes a minute where the potential has not been compiled on this machine
+        yet. Without a compiler, and for graphs of a single atom or edge, it is `evaluate`.
 
         Args:
-            graph: One or more structures.
+            graph: Structures on the potential's device.
 
         Returns:
             As `evaluate`.
         """
-        n_edges = graph.edge_index.shape[1]
-        step = max(8, (1 << n_edges.bit_length()) // 8)
-        padded_edges = -(-n_edges // step) * step
-        fits = padded_edges == n_edges
-        cutoff = self.card.model.cutoff
-        full = graph if fits else pad(graph, graph.n_atoms + 1, padded_edges, cutoff)
-        key = (full.n_atoms, padded_edges, full.n_systems)
-        if key not in self._graphs:
-            traced = trace(lambda *tensors: self.module(*tensors), *full)
-            self._graphs[key] = compile_graph(traced, full)
+        small = graph.n_atoms < 2 or graph.edge_index.shape[1] < 2
+        if small or not self.compile():
+            return self.evaluate(graph)
+        package = self._packages[torch.get_num_threads()]
+        assert package is not None
+        n = graph.n_systems
+        if n == 1:  # compiled for two or more: one without atoms
+            graph = graph._replace(cell=torch.cat([graph.cell, torch.zeros_like(graph.cell)]))
         with torch.no_grad():
-            out = self._graphs[key](*full)
-        if fits:
-            return out
-        systems = ("virial", "dipole", "properties")
-        return {k: v[: graph.n_systems if k in systems else graph.n_atoms] for k, v in out.items()}
+            # Machine code trusts the strides of its arguments to be those of the example.
+            raw = package(*(t.contiguous() for t in graph))
+        out = dict(zip(OUTPUTS, raw, strict=True))
+        return out if n > 1 else {k: v[:n] if k in PER_SYSTEM else v for k, v in out.items()}
 
     def born_effective_charges(self, graph: AtomGraph) -> Tensor:
         """Atomic polar tensors in e, see `derivatives.born_effective_charges`."""

@@ -1,0 +1,141 @@
+"""Ahead-of-time compilation: one package per potential and machine, for structures of any size.
+
+The triple of energy, gradient and dipole is traced once with symbolic sizes, exported, and
+compiled by AOTInductor to a shared library. It is kept in a cache folder, ``NPCALC_CACHE``, else
+``npcalc`` in ``XDG_CACHE_HOME``, else in ``~/.cache``, so that compilation is paid for once.
+"""
+
+import hashlib
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from .._version import __version__
+from .compiled import compiler_available, trace
+from .derivatives import PotentialModule
+
+Package = Callable[..., list[Tensor]]
+
+SOURCES = Path(__file__).parents[1]
+
+
+def cache_folder() -> Path:
+    """Where compiled potentials are kept."""
+    given = os.environ.get("NPCALC_CACHE")
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "npcalc"
+
+
+def package_path(sha256: str, dtype: str, device: torch.device) -> Path:
+    """File of the package of a potential on this machine.
+
+    Its name has a hash of all that the machine code depends on: potential, precision, processor,
+    threads, torch, and the code that is compiled.
+
+    Args:
+        sha256: Hash of network and weights.
+        dtype: Precision.
+        device: Where it runs.
+    """
+    unit = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else torch.backends.cpu.get_cpu_capability()
+    )
+    digest = hashlib.sha256()
+    facts = (sha256, dtype, device.type, unit, torch.get_num_threads(), torch.__version__)
+    for fact in (*facts, __version__, platform.machine(), platform.processor()):
+        digest.update(f"{fact}\n".encode())
+    for part in ("model.py", "nn", "potential"):
+        source = SOURCES / part
+        for path in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
+            digest.update(path.read_bytes())
+    return cache_folder() / f"{digest.hexdigest()[:32]}.pt2"
+
+
+def example_inputs(module: PotentialModule) -> tuple[Tensor, ...]:
+    """Arguments of `PotentialModule.forward` to trace with; their values do not matter."""
+    device = module.reference.device
+    n_atoms, n_edges, n_systems = 7, 11, 5  # all different: tracing takes equal ones for one
+    positions = torch.arange(3.0 * n_atoms, dtype=torch.float64).reshape(n_atoms, 3).sin()
+    center = torch.arange(n_edges) % n_atoms
+    inputs = (
+        positions,
+        torch.zeros(n_systems, 3, 3, dtype=torch.float64),
+        torch.zeros(n_atoms, dtype=torch.int64),
+        torch.stack([center, (center + 1 + torch.arange(n_edges) // n_atoms) % n_atoms]),
+        torch.zeros(n_edges, 3, dtype=torch.float64),
+        torch.arange(n_atoms) % n_systems,
+    )
+    return tuple(t.to(device) for t in inputs)
+
+
+def export_program(module: PotentialModule) -> torch.export.ExportedProgram:
+    """The potential as a plain graph of operators for two or more atoms, edges and systems.
+
+    Args:
+        module: Potential in evaluation mode.
+
+    Returns:
+        A program from the arguments of ``module`` to its outputs as a tuple.
+    """
+    inputs = example_inputs(module)
+    graph = trace(lambda *tensors: tuple(module(*tensors).values()), *inputs, symbolic=True)
+    atoms, edges, systems = (Dim(f"n_{name}", min=2) for name in ("atoms", "edges", "systems"))
+    sizes = ({0: atoms}, {0: systems}, {0: atoms}, {1: edges}, {0: edges}, {0: atoms})
+    with torch.no_grad():
+        return torch.export.export(graph, inputs, dynamic_shapes=sizes, strict=False)
+
+
+def compile_package(module: PotentialModule, path: Path) -> None:
+    """Compiles a potential; the file appears only when it is complete.
+
+    Args:
+        module: Potential in evaluation mode.
+        path: File to write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about its internals
+        part = str(Path(folder) / path.name)
+        torch._inductor.aoti_compile_and_package(export_program(module), package_path=part)
+        os.replace(part, path)
+
+
+def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | None:
+    """The compiled potential from the cache, compiled now if it is not there yet.
+
+    Args:
+        module: Potential in evaluation mode.
+        sha256: Hash of network and weights.
+        dtype: Its precision.
+
+    Returns:
+        A function from the arguments of ``module`` to its outputs in their order; None, with a
+        warning, where it cannot be compiled.
+    """
+    path = package_path(sha256, dtype, module.reference.device)
+    try:
+        if not path.exists():
+            if not compiler_available():
+                warnings.warn(
+                    "no C++ compiler found (g++, clang++): running without compilation, which is "
+                    "slower; install one, for example the package g++",
+                    stacklevel=2,
+                )
+                return None
+            compile_package(module, path)
+        return torch._inductor.aoti_load_package(str(path))
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        warnings.warn(f"compilation failed ({lines[0]}): running without it, slower", stacklevel=2)
+        return None

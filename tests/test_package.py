@@ -1,0 +1,82 @@
+"""Compiled packages: the same numbers for all sizes and hosts, kept, and safe without a compiler."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from systems import crystal, dimer, ethanol, make_graph, make_potential
+
+from npcalc import NPCalculator
+from npcalc.graph import collate
+from npcalc.potential import Potential, package
+from npcalc.potential.derivatives import OUTPUTS
+
+NAMES = ("energy", "forces", "dipole", "charges", "energies")
+
+
+@pytest.mark.parametrize(
+    ("host", "form"),
+    [
+        ("painn", "geometry-4"),
+        ("nequip", "nodes-all-2"),
+        ("egnn", "geometry"),
+        ("et", "none"),
+        ("tensornet", "geometry"),
+        ("mace", "static"),
+    ],
+)
+def test_exported_program_serves_other_sizes(host, form):
+    potential = make_potential(host, form)
+    program = package.export_program(potential.module).module()
+    pair = collate([make_graph(potential, atoms) for atoms in (crystal(), ethanol())])
+    single = make_graph(potential, ethanol())
+    single = single._replace(cell=single.cell.repeat(2, 1, 1))
+    for graph in (pair, single):
+        for name, value in zip(OUTPUTS, program(*graph), strict=True):
+            expected = potential.evaluate(graph)[name]
+            np.testing.assert_allclose(value, expected, atol=1e-9, err_msg=name)
+
+
+def test_compiled_equals_eager(monkeypatch):
+    """One compilation serves every structure, and the next process finds it."""
+    potential = make_potential("painn", "geometry", charges="increments")
+    compiled, eager = NPCalculator(potential, compile=True), NPCalculator(potential)
+    for atoms in (dimer(1.2), ethanol(), crystal(), Atoms("O"), dimer(9.0)):
+        names = (*NAMES, "stress") if atoms.cell.rank == 3 else NAMES
+        for name in names:
+            np.testing.assert_allclose(
+                compiled.get_property(name, atoms), eager.get_property(name, atoms), atol=1e-9
+            )
+    graphs = [make_graph(potential, atoms) for atoms in (ethanol(), crystal())]
+    batch = collate(graphs)
+    strided = batch._replace(edge_index=batch.edge_index.T.contiguous().T)
+    found = potential.evaluate_compiled(strided)
+    for name, value in potential.evaluate(batch).items():
+        np.testing.assert_allclose(found[name], value, atol=1e-9, err_msg=name)
+    monkeypatch.setattr(package, "compile_package", None)
+    same = Potential(potential.card, potential.weights, "cpu", "float64")
+    again = NPCalculator(same, compile=True)
+    np.testing.assert_array_equal(again.get_forces(ethanol()), compiled.get_forces(ethanol()))
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setattr("npcalc.potential.compiled.shutil.which", lambda name: None)
+    calculator = NPCalculator(make_potential(), compile=True)
+    with pytest.warns(UserWarning, match="no C.. compiler found"):
+        forces = calculator.get_forces(ethanol())
+    np.testing.assert_array_equal(forces, NPCalculator(make_potential()).get_forces(ethanol()))
+
+
+def test_damaged_package(monkeypatch, tmp_path):
+    monkeypatch.setenv("NPCALC_CACHE", str(tmp_path))
+    potential = make_potential()
+    path = package.package_path(potential.sha256, potential.dtype, potential.device)
+    path.write_bytes(b"no package")
+    with pytest.warns(UserWarning, match="compilation failed"):
+        NPCalculator(potential, compile=True).get_forces(ethanol())
+
+
+def test_path_depends_on_what_is_compiled():
+    a, b = make_potential(seed=0), make_potential(seed=1)
+    paths = {package.package_path(p.sha256, p.dtype, p.device) for p in (a, b, a)}
+    paths.add(package.package_path(a.sha256, "float32", a.device))
+    assert len(paths) == 3
