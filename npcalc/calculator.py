@@ -11,10 +11,9 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
+from .builder import GraphBuilder
 from .graph import AtomGraph
-from .neighbors import SHORTEST_DISTANCE, VerletList
 from .potential import Potential, load_potential
-from .potential.derivatives import edge_vectors
 
 Array = NDArray[np.float64]
 
@@ -72,10 +71,10 @@ class NPCalculator(Calculator):
         self.implemented_properties = list(card.properties)
         self.compile = compile
         self.check_domain = check_domain
-        self.neighbors = VerletList(card.model.cutoff, skin)
-        self._index = {e: k for k, e in enumerate(card.model.elements)}
+        self.build = GraphBuilder(self.potential, skin)
         self._warned: set[str] = set()
-        self._edges: tuple[Any, torch.Tensor, torch.Tensor] | None = None
+        self._species: torch.Tensor | None = None
+        self._largest_displacement = np.zeros(0)
         self._atomic: dict[str, Array] = {}
 
     @property
@@ -125,21 +124,10 @@ class NPCalculator(Calculator):
             ValueError: The structure is empty, has unknown elements, positions that are not
                 numbers, a periodic direction without lattice vector, or atoms on each other.
         """
-        self._check(atoms)
-        positions = atoms.get_positions()
-        cell = atoms.cell.array.copy()
-        pbc = np.asarray(atoms.pbc)
-        edge_index, shifts = self._tensor_edges(positions, cell, pbc)
-        device = self.potential.device
-        graph = AtomGraph(
-            positions=torch.as_tensor(positions, device=device),
-            cell=torch.as_tensor(cell[None], device=device),
-            species=torch.tensor([self._index[s] for s in atoms.symbols], device=device),
-            edge_index=edge_index,
-            shifts=shifts,
-            batch=torch.zeros(len(atoms), dtype=torch.int64, device=device),
-        )
-        self._check_distances(graph, atoms)
+        graph = self.build(atoms)
+        if self.check_domain and graph.species is not self._species:
+            self._species = graph.species
+            self._new_composition(atoms)
         return graph
 
     def get_electron_displacements(self, atoms: Atoms | None = None) -> Array:
@@ -281,39 +269,17 @@ class NPCalculator(Calculator):
                 f"{', '.join(self.implemented_properties)}"
             )
 
-    def _check(self, atoms: Atoms) -> None:
-        if len(atoms) == 0:
-            raise ValueError("the structure has no atoms")
-        unknown = sorted(set(atoms.symbols) - set(self._index))
-        if unknown:
-            raise ValueError(
-                f"potential {self.potential.card.name!r} does not know {', '.join(unknown)}; it "
-                f"knows {', '.join(self._index)}"
-            )
-        if not np.isfinite(atoms.positions).all():
-            bad = int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])
-            raise ValueError(f"position of atom {bad} is NaN or infinite: {atoms.positions[bad]}")
-        flat = [k for k in range(3) if atoms.pbc[k] and not atoms.cell.array[k].any()]
-        if flat:
-            raise ValueError(
-                f"direction {flat[0]} is periodic, but its lattice vector is zero: set atoms.cell or "
-                f"atoms.pbc = False"
-            )
-        if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell.array[atoms.pbc]) < atoms.pbc.sum():
-            raise ValueError(
-                f"the periodic lattice vectors are linearly dependent: {atoms.cell.array}"
-            )
-        if self.check_domain:
-            self._check_composition(atoms)
-
-    def _check_composition(self, atoms: Atoms) -> None:
-        trained = self.potential.card.composition
+    def _new_composition(self, atoms: Atoms) -> None:
+        """Warns of a composition that was not trained; notes how far its points may move."""
+        card = self.potential.card
+        limits, d_max = card.displacement_range, card.model.d_max
+        self._largest_displacement = np.array([limits.get(s, d_max) for s in atoms.symbols])
         found = atoms.get_chemical_formula(mode="hill")
-        if trained and found != trained:
+        if card.composition and found != card.composition:
             self._warn(
                 f"composition {found}",
-                f"the structure is {found}, but potential {self.potential.card.name!r} was trained on "
-                f"{trained} alone: its results for anything else are extrapolated",
+                f"the structure is {found}, but potential {card.name!r} was trained on "
+                f"{card.composition} alone: its results for anything else are extrapolated",
             )
 
     def _check_displacements(self, displacements: Array) -> None:
@@ -323,7 +289,7 @@ class NPCalculator(Calculator):
         assert self.atoms is not None
         d_max = self.potential.card.model.d_max
         length = np.linalg.norm(displacements, axis=-1).max(axis=1)
-        allowed = np.array([limits.get(s, d_max) for s in self.atoms.symbols])
+        allowed = self._largest_displacement
         # Near the bound lengths hardly differ, so they are compared as they were before it. Training
         # extremes are a sample: leave room before calling a structure unusual.
         over = _before_limit(length, d_max) - 1.2 * _before_limit(allowed, d_max) - 0.005
@@ -341,32 +307,6 @@ class NPCalculator(Calculator):
         if reason not in self._warned:
             self._warned.add(reason)
             warnings.warn(message, DomainWarning, stacklevel=2)
-
-    def _tensor_edges(
-        self, positions: Array, cell: Array, pbc: NDArray[np.bool_]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Edges as tensors, converted once for each search of the neighbor list."""
-        edges = self.neighbors(positions, cell, pbc)
-        if self._edges is None or self._edges[0] is not edges:
-            device = self.potential.device
-            index = torch.as_tensor(edges[0], device=device)
-            shifts = torch.as_tensor(edges[1].astype(float), device=device)
-            self._edges = (edges, index, shifts)
-        return self._edges[1], self._edges[2]
-
-    def _check_distances(self, graph: AtomGraph, atoms: Atoms) -> None:
-        if graph.edge_index.shape[1] == 0:
-            return
-        vectors = edge_vectors(
-            graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch
-        )
-        shortest2, edge = (vectors * vectors).sum(1).min(0)
-        if float(shortest2) < SHORTEST_DISTANCE**2:
-            i, j = (int(k) for k in graph.edge_index[:, int(edge)])
-            raise ValueError(
-                f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) are "
-                f"{float(shortest2) ** 0.5:.3f} A apart: overlapping atoms cannot be evaluated"
-            )
 
 
 def _before_limit(length: Array, d_max: float) -> Array:

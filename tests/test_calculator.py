@@ -72,7 +72,7 @@ def test_skin_changes_nothing_while_atoms_move(calculator):
         atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
         exact = evaluate(calculator.potential, atoms)
         np.testing.assert_allclose(atoms.get_forces(), exact["forces"], atol=1e-9)
-    assert 1 < calculator.neighbors.n_searches < 20
+    assert 1 < calculator.build.neighbors.n_searches < 20
 
 
 def test_cache_notices_changes(calculator):

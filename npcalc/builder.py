@@ -1,0 +1,155 @@
+"""GraphBuilder: from ASE atoms to a graph, with checks, doing again only what has changed."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+
+from .graph import AtomGraph
+from .neighbors import SHORTEST_DISTANCE, VerletList
+from .potential import Potential
+from .potential.derivatives import edge_vectors
+
+Array = NDArray[np.float64]
+
+
+class _Species(NamedTuple):
+    """What follows from the elements of a structure.
+
+    Attributes:
+        numbers: Atomic numbers, shape (n_atoms,).
+        species: Index of each atom's element in the card, shape (n_atoms,).
+        batch: Zeros, shape (n_atoms,).
+    """
+
+    numbers: NDArray[np.int64]
+    species: torch.Tensor
+    batch: torch.Tensor
+
+
+class _Edges(NamedTuple):
+    """A neighbor list on the potential's device.
+
+    Attributes:
+        source: What the neighbor list returned.
+        edge_index: Center and neighbor, shape (2, n_edges).
+        shifts: Lattice translations, shape (n_edges, 3).
+        may_overlap: Whether two atoms may come to lie on each other before the next search.
+    """
+
+    source: tuple[NDArray[np.int64], NDArray[np.int64]]
+    edge_index: torch.Tensor
+    shifts: torch.Tensor
+    may_overlap: bool
+
+
+class GraphBuilder:
+    """Makes the graphs of one potential; best when structures follow each other in small steps.
+
+    Args:
+        potential: The potential.
+        skin: Width in Angstrom by which the neighbor list reaches beyond the cutoff.
+    """
+
+    def __init__(self, potential: Potential, skin: float) -> None:
+        card = potential.card
+        self.name = card.name
+        self.device = potential.device
+        self.neighbors = VerletList(card.model.cutoff, skin)
+        self._index = {e: k for k, e in enumerate(card.model.elements)}
+        self._edges: _Edges | None = None
+        self._species: _Species | None = None
+
+    def __call__(self, atoms: Atoms) -> AtomGraph:
+        """The graph of a structure on the potential's device.
+
+        Args:
+            atoms: Any structure of known elements.
+
+        Returns:
+            A batch of one system. Its species are the same tensor until the elements change.
+
+        Raises:
+            ValueError: The structure is empty, has unknown elements, positions that are not
+                numbers, a periodic direction without lattice vector, or atoms on each other.
+        """
+        _check(atoms)
+        positions = atoms.get_positions()
+        cell = atoms.cell.array.copy()
+        species = self._known_species(atoms)
+        edges = self._known_edges(positions, cell, np.asarray(atoms.pbc))
+        graph = AtomGraph(
+            positions=torch.as_tensor(positions, device=self.device),
+            cell=torch.as_tensor(cell[None], device=self.device),
+            species=species.species,
+            edge_index=edges.edge_index,
+            shifts=edges.shifts,
+            batch=species.batch,
+        )
+        if edges.may_overlap:
+            _check_distances(graph, atoms)
+        return graph
+
+    def _known_species(self, atoms: Atoms) -> _Species:
+        """What follows from the elements, made once for each composition and order of atoms."""
+        if self._species is not None and np.array_equal(self._species.numbers, atoms.numbers):
+            return self._species
+        unknown = sorted(set(atoms.symbols) - set(self._index))
+        if unknown:
+            raise ValueError(
+                f"potential {self.name!r} does not know {', '.join(unknown)}; it knows "
+                f"{', '.join(self._index)}"
+            )
+        self._species = _Species(
+            atoms.numbers.copy(),
+            torch.tensor([self._index[s] for s in atoms.symbols], device=self.device),
+            torch.zeros(len(atoms), dtype=torch.int64, device=self.device),
+        )
+        return self._species
+
+    def _known_edges(self, positions: Array, cell: Array, pbc: NDArray[np.bool_]) -> _Edges:
+        """Edges as tensors, made once for each search of the neighbor list."""
+        found = self.neighbors(positions, cell, pbc)
+        if self._edges is None or self._edges.source is not found:
+            (center, neighbor), shifts = found[0], found[1].astype(float)
+            vectors = positions[neighbor] - positions[center] + shifts @ cell
+            shortest = np.sqrt((vectors**2).sum(1).min(initial=np.inf))
+            # Until the next search two atoms approach each other by less than the skin.
+            may_overlap = bool(shortest < SHORTEST_DISTANCE + self.neighbors.skin)
+            index = torch.as_tensor(found[0], device=self.device)
+            translations = torch.as_tensor(shifts, device=self.device)
+            self._edges = _Edges(found, index, translations, may_overlap)
+        return self._edges
+
+
+def _check(atoms: Atoms) -> None:
+    if len(atoms) == 0:
+        raise ValueError("the structure has no atoms")
+    if not np.isfinite(atoms.positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])
+        raise ValueError(f"position of atom {bad} is NaN or infinite: {atoms.positions[bad]}")
+    if not atoms.pbc.any():
+        return
+    flat = [k for k in range(3) if atoms.pbc[k] and not atoms.cell.array[k].any()]
+    if flat:
+        raise ValueError(
+            f"direction {flat[0]} is periodic, but its lattice vector is zero: set atoms.cell or "
+            f"atoms.pbc = False"
+        )
+    if np.linalg.matrix_rank(atoms.cell.array[atoms.pbc]) < atoms.pbc.sum():
+        raise ValueError(f"the periodic lattice vectors are linearly dependent: {atoms.cell.array}")
+
+
+def _check_distances(graph: AtomGraph, atoms: Atoms) -> None:
+    if graph.edge_index.shape[1] == 0:
+        return
+    vectors = edge_vectors(graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch)
+    shortest2, edge = (vectors * vectors).sum(1).min(0)
+    if float(shortest2) < SHORTEST_DISTANCE**2:
+        i, j = (int(k) for k in graph.edge_index[:, int(edge)])
+        raise ValueError(
+            f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) are "
+            f"{float(shortest2) ** 0.5:.3f} A apart: overlapping atoms cannot be evaluated"
+        )
