@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -288,12 +289,19 @@ class Trainer:
             if last or (epoch + 1) % opt.checkpoint_every == 0:
                 self.save()
 
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Order of the training structures in an epoch.
+
+        It depends on seed and epoch alone, so a continued run needs no state of a generator.
+        """
+        rng = np.random.default_rng([self.config.training.seed, epoch])
+        return rng.permutation(len(self.splits["train"]))
+
     def _epoch(self, module: torch.nn.Module, epoch: int) -> float:
         """One pass over the data; returns the mean loss."""
         opt = self.config.training
         batches = self.batches["train"]
-        # The order depends on seed and epoch alone, so a continued run needs no generator state.
-        order = np.random.default_rng([opt.seed, epoch]).permutation(len(batches.n_atoms))
+        order = self.order(epoch)
         total = 0.0
         for k in range(self.steps_per_epoch):
             index = order[k * opt.batch_size : (k + 1) * opt.batch_size]

@@ -1,0 +1,174 @@
+"""What neural polarization costs: parameters, time and memory of each host and form, beside its errors.
+
+    python benchmarks/cost.py run RMD17_FOLDER --hosts painn nequip --forms host moving-geometry-4 --molecules ethanol
+    python benchmarks/cost.py table
+
+Forms are those of ``rmd17.py``, whose networks and batches of 5 these are. Every case runs in a process of its own with
+one thread; nothing else may run beside it. A step of MD is energy and forces of one structure through the compiled
+package; a training step is loss, gradient and optimizer, compiled. A case that is finished, a file in ``results/cost``,
+is not run again. ``table`` joins the cases with the mean errors of ``results/rmd17`` and draws force error against time
+per MD step.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rmd17 import HOSTS, RATES, ROWS, model_of
+from speed import measure
+
+from npcalc.files import new_file
+
+CASES = Path(__file__).parent / "results" / "cost"
+
+
+def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
+    """Parameters, ms per step and peak memory of one case, in this process."""
+    import torch
+
+    from npcalc import NPCalculator
+    from npcalc.train import Trainer, export, parse_config
+
+    torch.set_num_threads(1)
+    paths = {k: str(data / f"rmd17_{molecule}_{k}_01.npz") for k in ("train", "test")}
+    with tempfile.TemporaryDirectory() as folder:
+        config = {
+            "name": "case", "output": folder, "data": {**paths, "n_validation": 50},
+            "model": model_of(host, form),
+            "loss": {"energy": 50.0, "forces": 1.0, "dipole": 0.0, "form": "huber", "delta": 0.01},
+            "training": {"epochs": 1, "batch_size": 5, "learning_rate": RATES[host], "threads": 1},
+        }  # fmt: skip
+        trainer = Trainer(parse_config(config))
+        batches = [trainer.batches["train"].make(trainer.order(k)[:5]) for k in range(20)]
+        count = iter(range(10**9))
+
+        def train_step() -> None:
+            trainer.optimizer.zero_grad(set_to_none=True)
+            trainer.loss(*batches[next(count) % len(batches)])[0].backward()
+            torch.nn.utils.clip_grad_norm_(trainer.weights, 10.0)
+            trainer.optimizer.step()
+
+        training = measure(train_step, seconds=8.0)
+        training_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        atoms = trainer.splits["train"].atoms(0)
+        trainer.loss.compiled = False  # the errors of these weights are of no interest
+        trainer.splits.pop("test")
+        calculator = NPCalculator(export(trainer), compile=True)
+        graph = calculator.graph(atoms)
+        dynamics = measure(lambda: calculator.potential.evaluate_compiled(graph), seconds=4.0)
+    return {
+        "host": host, "molecule": molecule, "form": form,
+        "parameters": sum(w.numel() for w in trainer.weights),
+        "md_step_ms": statistics.median(dynamics), "training_step_ms": statistics.median(training),
+        "training_peak_MiB": round(training_peak),
+    }  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    for molecule in args.molecules:
+        for host in args.hosts:
+            for form in args.forms:
+                target = CASES / f"{host}-{molecule}-{form}.json"
+                if target.exists():
+                    continue
+                case = ["case", str(args.data), host, form, molecule]
+                command = [sys.executable, __file__, *case]
+                done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE)
+                row = json.loads(done.stdout.decode().strip().splitlines()[-1])
+                CASES.mkdir(parents=True, exist_ok=True)
+                with new_file(target) as partial:
+                    partial.write_text(json.dumps(row, indent=1))
+                print(row, flush=True)
+
+
+def errors() -> dict[tuple[str, str, str], float]:
+    """Mean force errors over seeds in meV/A of the finished rows of rMD17."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for path in ROWS.glob("*.json"):
+        row = json.loads(path.read_text())
+        key = (row["host"], row["molecule"], row["form"])
+        groups.setdefault(key, []).append(row["forces_mae_meV_A"])
+    return {key: statistics.mean(values) for key, values in groups.items()}
+
+
+def table(target: Path) -> None:
+    """All cases as Markdown, and the plot."""
+    rows = [json.loads(p.read_text()) for p in sorted(CASES.glob("*.json"))]
+    if not rows:
+        raise SystemExit(f"{CASES} holds no finished case")
+    found = errors()
+    lines = [
+        "One thread, float32; errors from `rmd17.md`, where a row was run.", "",
+        "| host | molecule | form | parameters | MD step, ms | training step (5), ms | training peak, MiB | forces, meV/A |",
+        "| --- " * 8 + "|",
+    ]  # fmt: skip
+    for row in rows:
+        error = found.get((row["host"], row["molecule"], row["form"]))
+        cells = [row["host"], row["molecule"], row["form"], row["parameters"]]
+        cells += [f"{row['md_step_ms']:.2f}", f"{row['training_step_ms']:.1f}"]
+        cells += [row["training_peak_MiB"], "-" if error is None else f"{error:.1f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    with new_file(target.with_suffix(".md"), overwrite=True) as partial:
+        partial.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    plot(rows, found, target.with_suffix(".png"))
+
+
+def plot(rows: list[dict], found: dict[tuple[str, str, str], float], target: Path) -> None:
+    """Force error against time per MD step: one panel a molecule, one color a host."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    known = [r for r in rows if (r["host"], r["molecule"], r["form"]) in found]
+    molecules = sorted({r["molecule"] for r in known})
+    if not molecules:
+        return
+    figure, axes = plt.subplots(1, len(molecules), figsize=(4.5 * len(molecules), 4), squeeze=False)
+    for axis, molecule in zip(axes[0], molecules, strict=True):
+        for row in (r for r in known if r["molecule"] == molecule):
+            color = f"C{list(HOSTS).index(row['host'])}"
+            marker = {"h": "o", "s": "^", "m": "s"}[row["form"][0]]
+            error = found[row["host"], molecule, row["form"]]
+            axis.plot(row["md_step_ms"], error, marker, color=color)
+            axis.annotate(f"{row['host']} {row['form']}", (row["md_step_ms"], error), fontsize=6)
+        axis.set(xscale="log", yscale="log", title=molecule, xlabel="time per MD step, ms")
+    axes[0][0].set_ylabel("force MAE, meV/A")
+    figure.tight_layout()
+    with new_file(target, overwrite=True) as partial:
+        figure.savefig(partial, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, dest="command")
+    runner = commands.add_parser("run")
+    runner.add_argument("data", type=Path)
+    runner.add_argument("--hosts", nargs="+", default=["painn"], choices=HOSTS)
+    runner.add_argument("--molecules", nargs="+", default=["ethanol"])
+    runner.add_argument(
+        "--forms", nargs="+", default=["host", "static-geometry-4", "moving-geometry-4"]
+    )
+    case = commands.add_parser("case")
+    for name in ("data", "host", "form", "molecule"):
+        case.add_argument(name)
+    commands.add_parser("table")
+    args = parser.parse_args()
+    if args.command == "table":
+        table(CASES)
+    elif args.command == "case":
+        print(json.dumps(run_case(Path(args.data), args.host, args.form, args.molecule)))
+    else:
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
