@@ -3,12 +3,14 @@
 from ._version import __version__
 from .calculator import DomainWarning, NPCalculator
 from .potential import Potential, load_potential, save_potential
+from .results import evaluate
 
 __all__ = [
     "DomainWarning",
     "NPCalculator",
     "Potential",
     "__version__",
+    "evaluate",
     "load_potential",
     "save_potential",
 ]

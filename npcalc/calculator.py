@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from .builder import GraphBuilder
 from .graph import AtomGraph
 from .potential import Potential, load_potential
+from .results import results_of
 
 Array = NDArray[np.float64]
 
@@ -216,31 +216,7 @@ class NPCalculator(Calculator):
         raw = evaluate(graph)
         out = {k: v.cpu().numpy() for k, v in raw.items()}
         assert self.atoms is not None
-        energy = float(out["energies"].sum())
-        if not np.isfinite(energy) or not np.isfinite(out["forces"]).all():
-            raise ValueError(
-                "the potential gives a NaN or infinite energy or force for this structure: it is "
-                "far outside the training domain"
-            )
-        results: dict[str, Any] = {}
-        if "energy" in self.implemented_properties:
-            results = {
-                "energy": energy,
-                "free_energy": energy,
-                "energies": out["energies"],
-                "forces": out["forces"],
-            }
-        if results and self.atoms.cell.rank == 3:
-            stress = out["virial"][0] / self.atoms.cell.volume
-            results["stress"] = full_3x3_to_voigt_6_stress(stress)
-        if "dipole" in self.implemented_properties:
-            total_charge = float(out["charges"].sum())
-            dipole = out["dipole"][0]
-            if abs(total_charge) > 1e-8:
-                dipole = dipole - total_charge * self.atoms.get_center_of_mass()
-            results["dipole"] = dipole
-        if "charges" in self.implemented_properties:
-            results["charges"] = out["charges"]
+        results = results_of(out, self.atoms, self.implemented_properties)
         self._atomic = {k: out[k] for k in ("displacements", "atomic_dipoles")}
         if self.check_domain:
             self._check_displacements(out["displacements"])

@@ -212,6 +212,33 @@ def _strides(defaults: dict[str, int], given: list[str] | None, has_dipole: bool
 
 
 @app.command()
+def evaluate(
+    structures: Annotated[Path, typer.Argument(help="Structures, any format of ASE.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Extended XYZ.")] = Path(
+        "evaluated.xyz"
+    ),
+    potential: PotentialOption = "ethanol",
+    compile: CompileOption = False,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Energies, forces, dipoles and other results of many structures."""
+    from . import evaluate as evaluate_structures
+    from . import load_potential
+    from .md.structures import read_structures, write_structure
+    from .results import annotated
+
+    _use_threads(threads)
+    with _errors():
+        if output.suffix not in (".xyz", ".extxyz"):
+            raise ValueError(f"--output {output}: results go to extended XYZ; give a name in .xyz")
+        _must_be_free(output)
+        frames = read_structures(structures)
+        results = evaluate_structures(load_potential(potential), frames, bool(compile))
+        write_structure(output, annotated(frames, results))
+        typer.echo(f"{output}: {len(frames)} structures")
+
+
+@app.command()
 def relax(
     structure: StructureArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(

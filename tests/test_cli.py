@@ -2,8 +2,10 @@
 
 import json
 
+import ase.io
 import numpy as np
 import pytest
+from ase.build import molecule
 from systems import make_potential
 from typer.testing import CliRunner
 
@@ -53,6 +55,20 @@ def test_relax(run):
     assert len(read_structure("s.xyz")) == 9
 
 
+def test_evaluate(run):
+    frames = [molecule(name) for name in ("CH3CH2OH", "CH3OH", "H2O")]
+    ase.io.write("in.xyz", frames)
+    assert "3 structures" in run("evaluate in.xyz -p p.pt -o out.xyz")
+    again = ase.io.read("out.xyz", index=":")
+    calculator = npcalc.NPCalculator("p.pt", check_domain=False)
+    for atoms, read in zip(frames, again, strict=True):
+        assert read.get_potential_energy() == pytest.approx(calculator.get_potential_energy(atoms))
+        np.testing.assert_allclose(read.get_forces(), calculator.get_forces(atoms), atol=1e-5)
+        found = read.get_dipole_moment()
+        np.testing.assert_allclose(found, calculator.get_dipole_moment(atoms), atol=1e-5)
+    assert "exists" in run("evaluate in.xyz -p p.pt -o out.xyz", code=1)
+
+
 def test_convert_and_info(run):
     np.savez(
         "x.npz", nuclear_charges=[8, 1, 1], coords=np.eye(3)[None].repeat(2, 0),
@@ -77,6 +93,9 @@ def test_convert_and_info(run):
         ("relax ethanol -p p.pt --cell", "three periodic lattice vectors"),
         ("convert x.npz x.h5 --key energies", "expected NAME=VALUE"),
         ("ir none.h5", "no trajectory"),
+        ("evaluate none.xyz -p p.pt", "no structure file"),
+        ("evaluate p.pt -p p.pt", "not a file that ASE can read"),
+        ("evaluate p.pt -p p.pt -o x.cif", "extended XYZ"),
         ("ir p.pt", "not a readable HDF5"),
         ("train none.yaml", "no configuration"),
         ("info p.txt", "no potential 'p.txt'"),

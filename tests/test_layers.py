@@ -16,6 +16,7 @@ LAYERS = [
     ["model"],
     ["potential"],
     ["builder", "data"],
+    ["results"],
     ["calculator"],
     ["train", "md"],
     ["spectra"],

@@ -86,12 +86,31 @@ def relax(
     return int(optimizer.nsteps)
 
 
-def write_structure(path: str | os.PathLike[str], atoms: Atoms) -> None:
-    """Writes a structure and its results; the file appears only when it is complete.
+def read_structures(path: str | os.PathLike[str]) -> list[Atoms]:
+    """All structures of a file that ASE reads.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file cannot be read, or is empty.
+    """
+    name = os.fspath(path)
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"no structure file {name!r}")
+    try:
+        found = ase.io.read(name, index=":")
+    except Exception as error:
+        raise ValueError(f"{name!r} is not a file that ASE can read: {error}") from error
+    if not found:
+        raise ValueError(f"{name!r} holds no structure")
+    return found if isinstance(found, list) else [found]
+
+
+def write_structure(path: str | os.PathLike[str], atoms: Atoms | list[Atoms]) -> None:
+    """Writes structures and their results; the file appears only when it is complete.
 
     Args:
         path: File to write; its ending decides the format.
-        atoms: Structure.
+        atoms: Structure, or several.
 
     Raises:
         FileExistsError: The file exists.

@@ -1,0 +1,154 @@
+"""From what a potential returns to results under ASE's names, for one structure or a list of them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import all_properties
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+
+from .builder import GraphBuilder
+from .graph import AtomGraph, collate
+from .potential import Potential
+from .potential.derivatives import PER_SYSTEM
+
+Array = NDArray[np.float64]
+
+
+def results_of(out: dict[str, Array], atoms: Atoms, properties: Sequence[str]) -> dict[str, Any]:
+    """Results of one structure under ASE's names, in its units and signs.
+
+    Args:
+        out: What `Potential.evaluate` returns for this structure alone, as arrays.
+        atoms: The structure.
+        properties: Which results the potential has; ``stress`` is left out without a volume.
+
+    Returns:
+        The first-order results among ``properties``. The dipole of a charged structure is about
+        its centre of mass.
+
+    Raises:
+        ValueError: An energy or force is not a number.
+    """
+    energy = float(out["energies"].sum())
+    if not np.isfinite(energy) or not np.isfinite(out["forces"]).all():
+        raise ValueError(
+            "the potential gives a NaN or infinite energy or force for this structure: it is "
+            "far outside the training domain"
+        )
+    results: dict[str, Any] = {}
+    if "energy" in properties:
+        results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": out["energies"],
+            "forces": out["forces"],
+        }
+    if "stress" in properties and atoms.cell.rank == 3:
+        results["stress"] = full_3x3_to_voigt_6_stress(out["virial"][0] / atoms.cell.volume)
+    if "dipole" in properties:
+        charge = float(out["charges"].sum())
+        moment = charge * atoms.get_center_of_mass() if abs(charge) > 1e-8 else 0.0
+        results["dipole"] = out["dipole"][0] - moment
+    if "charges" in properties:
+        results["charges"] = out["charges"]
+    return results
+
+
+def evaluate(
+    potential: Potential,
+    structures: Sequence[Atoms],
+    compile: bool = False,
+    edges_per_batch: int = 4000,
+) -> list[dict[str, Any]]:
+    """Results of many structures, evaluated together in batches of about the same size.
+
+    Batches are filled with structures of similar size up to a number of edges, so memory does not
+    grow with the list.
+
+    Args:
+        potential: The potential.
+        structures: Any structures of elements that it knows; sizes and cells may differ.
+        compile: Whether to run compiled code, see `Potential.evaluate_compiled`.
+        edges_per_batch: Edges of a batch; one structure may have more.
+
+    Returns:
+        For each structure, in the order given, what `NPCalculator` has in its results (without
+        ``born_effective_charges``) and the molecular properties by name.
+
+    Raises:
+        ValueError: A structure cannot be evaluated; the message has its place in the list.
+    """
+    if edges_per_batch < 1:
+        raise ValueError(f"edges_per_batch: expected 1 or more, got {edges_per_batch}")
+    call = potential.evaluate_compiled if compile else potential.evaluate
+    found: list[dict[str, Any]] = [{} for _ in structures]
+    for members in _batches(potential, structures, edges_per_batch):
+        batch = collate([graph for _, graph in members])
+        out = {k: v.cpu().numpy() for k, v in call(batch).items()}
+        first = 0
+        for row, (index, graph) in enumerate(members):
+            atoms_rows = slice(first, first + graph.n_atoms)
+            first += graph.n_atoms
+            own = {
+                k: v[row : row + 1] if k in PER_SYSTEM else v[atoms_rows] for k, v in out.items()
+            }
+            with _naming(index):
+                results = results_of(own, structures[index], potential.card.properties)
+            names = potential.card.model.properties
+            results.update(zip(names, own["properties"][0].tolist(), strict=True))
+            found[index] = results
+    return found
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Puts the place of a structure in front of what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"structure {index}: {error}") from error
+
+
+def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) -> list[Atoms]:
+    """Copies of structures that carry results, for a file: ASE's names as those of a calculator.
+
+    Args:
+        structures: The structures.
+        results: What `evaluate` found for them.
+
+    Returns:
+        The copies; molecular properties are in ``info``.
+    """
+    copies = []
+    for atoms, found in zip(structures, results, strict=True):
+        copy = atoms.copy()
+        copy.info.update({k: v for k, v in found.items() if k not in all_properties})
+        known = {k: v for k, v in found.items() if k in all_properties}
+        copy.calc = SinglePointCalculator(copy, **known)
+        copies.append(copy)
+    return copies
+
+
+def _batches(
+    potential: Potential, structures: Sequence[Atoms], edges_per_batch: int
+) -> Iterator[list[tuple[int, AtomGraph]]]:
+    """Graphs with their places in the list, in batches, small structures first."""
+    build = GraphBuilder(potential, skin=0.0)
+    members: list[tuple[int, AtomGraph]] = []
+    n_edges = 0
+    for index in sorted(range(len(structures)), key=lambda k: len(structures[k])):
+        with _naming(index):
+            graph = build(structures[index])
+        more = graph.edge_index.shape[1]
+        if members and n_edges + more > edges_per_batch:
+            yield members
+            members, n_edges = [], 0
+        members.append((index, graph))
+        n_edges += more
+    if members:
+        yield members

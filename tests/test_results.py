@@ -1,0 +1,42 @@
+"""Many structures at once: the same results as one by one, in order, whatever the batches."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from systems import crystal, dimer, ethanol, make_potential
+
+import npcalc
+from npcalc import NPCalculator
+
+
+@pytest.fixture(scope="module")
+def potential():
+    card = {"property_scales": (1.0,), "property_references": ((0.0,), (1.0,), (2.0,))}
+    section = {"properties": {"alpha": {"unit": "bohr^3"}}}
+    return make_potential("painn", "geometry-4", card=card, **section)
+
+
+@pytest.mark.parametrize("edges_per_batch", [1, 90, 4000])
+def test_equal_to_one_by_one(potential, edges_per_batch):
+    structures = [ethanol(seed=k) for k in range(3)]
+    structures += [crystal(), dimer(1.3), Atoms("O"), ethanol(seed=9), dimer(9.0)]
+    found = npcalc.evaluate(potential, structures, edges_per_batch=edges_per_batch)
+    calculator = NPCalculator(potential)
+    for atoms, results in zip(structures, found, strict=True):
+        calculator.calculate(atoms)
+        assert set(results) == {*calculator.results, "alpha"}
+        for name, value in calculator.results.items():
+            np.testing.assert_allclose(results[name], value, atol=1e-9, err_msg=name)
+        alpha = calculator.get_molecular_properties(atoms)["alpha"]
+        assert results["alpha"] == pytest.approx(alpha, abs=1e-9)
+
+
+def test_errors_name_the_structure(potential):
+    overlapping = dimer(0.05)
+    with pytest.raises(ValueError, match=r"structure 1: atoms . \(.\) and . \(.\) are 0.05"):
+        npcalc.evaluate(potential, [ethanol(), overlapping, ethanol()])
+    with pytest.raises(ValueError, match=r"structure 0: .*does not know Ne"):
+        npcalc.evaluate(potential, [Atoms("Ne")])
+    with pytest.raises(ValueError, match="edges_per_batch"):
+        npcalc.evaluate(potential, [ethanol()], edges_per_batch=0)
+    assert npcalc.evaluate(potential, []) == []
