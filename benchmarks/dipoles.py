@@ -263,7 +263,7 @@ def table(target: Path) -> None:
     if not rows:
         raise SystemExit(f"{ROWS} holds no finished row")
     rows.sort(key=lambda r: (NAMES.index(r["set"]), r["form"], r["seed"]))
-    sheet = [",".join("" if v is None else str(v) for v in r.values()) for r in rows]
+    sheet = [",".join("" if v is None else str(v) for v in r) for r in (rows[0], *(r.values() for r in rows))]  # fmt: skip
     head = ["set", "form", "seeds", "parameters", *COLUMNS]
     lines = [head, ["---"] * len(head)]
     for (name, form), group in itertools.groupby(rows, key=lambda r: (r["set"], r["form"])):
@@ -277,7 +277,7 @@ def table(target: Path) -> None:
             line.append(cell)
         lines.append(line)
     text = [f"| {' | '.join(line)} |" for line in lines]
-    for ending, content in ((".md", text), (".csv", [",".join(rows[0]), *sheet])):
+    for ending, content in ((".md", text), (".csv", sheet)):
         with new_file(target.with_suffix(ending), overwrite=True) as partial:
             partial.write_text("\n".join(content) + "\n")
     print("\n".join(text))

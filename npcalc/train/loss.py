@@ -112,7 +112,7 @@ class LossModule(nn.Module):
         self.config = config
         self.compiled = compiled
         self.targets = targets_of(config, properties)
-        # Without energies and forces no gradient is needed, neither of them is reported then.
+        # A run without energies and forces needs no gradient and reports neither.
         self.differentiate = config.energy > 0.0 or config.forces > 0.0
         n = 0 if properties is None else len(properties.scales)
         self.scales: Tensor
@@ -163,9 +163,13 @@ class LossModule(nn.Module):
         n_systems = batch.n_atoms.shape[0]
         dipole = sum_edges(out.dipoles, batch.system, n_systems)
         energy = sum_edges(out.energies, batch.system, n_systems)
+        reported = float(self.differentiate)
         found = {
-            "energy": (energy - batch.energy, batch.has_energy),
-            "forces": (out.forces - batch.forces, batch.has_forces[:, None].expand(-1, 3)),
+            "energy": (energy - batch.energy, reported * batch.has_energy),
+            "forces": (
+                out.forces - batch.forces,
+                reported * batch.has_forces[:, None].expand(-1, 3),
+            ),
             "dipole": (dipole - batch.dipole, batch.has_dipole[:, None].expand(-1, 3)),
         }
         if self.config.centroids > 0.0:
