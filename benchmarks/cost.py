@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 from rmd17 import HOSTS, RATES, ROWS, model_of
+from rows import load_rows, save_row, write_table
 from speed import measure
 
 from npcalc.files import new_file
@@ -82,17 +83,13 @@ def run(args: argparse.Namespace) -> None:
                 command = [sys.executable, __file__, *case]
                 done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE)
                 row = json.loads(done.stdout.decode().strip().splitlines()[-1])
-                CASES.mkdir(parents=True, exist_ok=True)
-                with new_file(target) as partial:
-                    partial.write_text(json.dumps(row, indent=1))
-                print(row, flush=True)
+                save_row(target, row)
 
 
 def errors() -> dict[tuple[str, str, str], float]:
     """Mean force errors over seeds in meV/A of the finished rows of rMD17."""
     groups: dict[tuple[str, str, str], list[float]] = {}
-    for path in ROWS.glob("*.json"):
-        row = json.loads(path.read_text())
+    for row in load_rows(ROWS) if any(ROWS.glob("*.json")) else []:
         key = (row["host"], row["molecule"], row["form"])
         groups.setdefault(key, []).append(row["forces_mae_meV_A"])
     return {key: statistics.mean(values) for key, values in groups.items()}
@@ -100,9 +97,7 @@ def errors() -> dict[tuple[str, str, str], float]:
 
 def table(target: Path) -> None:
     """All cases as Markdown, and the plot."""
-    rows = [json.loads(p.read_text()) for p in sorted(CASES.glob("*.json"))]
-    if not rows:
-        raise SystemExit(f"{CASES} holds no finished case")
+    rows = load_rows(CASES)
     found = errors()
     lines = [
         "One thread, float32; errors from `rmd17.md`, where a row was run.", "",
@@ -115,9 +110,7 @@ def table(target: Path) -> None:
         cells += [f"{row['md_step_ms']:.2f}", f"{row['training_step_ms']:.1f}"]
         cells += [row["training_peak_MiB"], "-" if error is None else f"{error:.1f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    with new_file(target.with_suffix(".md"), overwrite=True) as partial:
-        partial.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_table(target, lines)
     plot(rows, found, target.with_suffix(".png"))
 
 

@@ -23,7 +23,6 @@ A file ``nopbc`` there makes DeePMD-kit ignore the boxes; here they are used, be
 import argparse
 import io
 import itertools
-import json
 import lzma
 import statistics
 import tarfile
@@ -33,12 +32,12 @@ from typing import NamedTuple
 import ase.io
 import numpy as np
 from ase import Atoms
+from rows import add_training_options, load_rows, save_row, write_table
 from scipy.spatial import cKDTree
 
 from npcalc import NPCalculator, load_potential
 from npcalc.conventions import E_ANGSTROM_PER_DEBYE
 from npcalc.data import DataSet, from_atoms, random_split
-from npcalc.files import new_file
 from npcalc.potential.registry import bundled_folder
 from npcalc.train import Trainer, export, parse_config
 
@@ -251,19 +250,13 @@ def run(args: argparse.Namespace, name: str, form: str, seed: int) -> None:
         row[key] = float(errors[key]) if known else None
     row["ms_per_step"] = 1000 * trainer.state["seconds"] / trainer.state["step"]
     row |= {"parameters": sum(w.numel() for w in trainer.weights), "steps": trainer.state["step"]}
-    ROWS.mkdir(parents=True, exist_ok=True)
-    with new_file(finished) as partial:
-        partial.write_text(json.dumps(row, indent=1))
-    print(row, flush=True)
+    save_row(finished, row)
 
 
 def table(target: Path) -> None:
     """All finished rows as CSV, and their means over seeds as Markdown."""
-    rows = [json.loads(p.read_text()) for p in ROWS.glob("*.json")]
-    if not rows:
-        raise SystemExit(f"{ROWS} holds no finished row")
+    rows = load_rows(ROWS)
     rows.sort(key=lambda r: (NAMES.index(r["set"]), r["form"], r["seed"]))
-    sheet = [",".join("" if v is None else str(v) for v in r) for r in (rows[0], *(r.values() for r in rows))]  # fmt: skip
     head = ["set", "form", "seeds", "parameters", *COLUMNS]
     lines = [head, ["---"] * len(head)]
     for (name, form), group in itertools.groupby(rows, key=lambda r: (r["set"], r["form"])):
@@ -277,10 +270,7 @@ def table(target: Path) -> None:
             line.append(cell)
         lines.append(line)
     text = [f"| {' | '.join(line)} |" for line in lines]
-    for ending, content in ((".md", text), (".csv", sheet)):
-        with new_file(target.with_suffix(ending), overwrite=True) as partial:
-            partial.write_text("\n".join(content) + "\n")
-    print("\n".join(text))
+    write_table(target, text, rows)
 
 
 def main() -> None:
@@ -291,9 +281,7 @@ def main() -> None:
     runner.add_argument("runs", type=Path)
     runner.add_argument("--sets", nargs="+", default=NAMES, choices=NAMES)
     runner.add_argument("--forms", nargs="+", default=["points-1", "points-4", "increments", "both-1"])  # fmt: skip
-    runner.add_argument("--seeds", nargs="+", type=int, default=[0])
-    runner.add_argument("--epochs", type=int)
-    runner.add_argument("--no-compile", dest="compile", action="store_const", const=False, default="auto")  # fmt: skip
+    add_training_options(runner, None)
     commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":

@@ -16,17 +16,16 @@ increments, so that the dipole moment of the plain host is not a matter of other
 
 import argparse
 import csv
-import json
 import os
 import statistics
 from pathlib import Path
 
 import numpy as np
 from rmd17 import HOSTS, RATES, model_of
+from rows import add_training_options, load_rows, save_row, write_table
 
 from npcalc.conventions import E_ANGSTROM_PER_DEBYE, EV_PER_HARTREE
 from npcalc.data import DataSet, Label, random_split
-from npcalc.files import new_file
 from npcalc.train import Trainer, parse_config
 
 EPOCHS = 13
@@ -130,10 +129,7 @@ def run(args: argparse.Namespace, host: str, form: str, seed: int) -> None:
         # The median leaves out the epochs in which something was compiled.
         "ms_per_step": 1000 * float(np.median(np.diff(seconds))) / trainer.steps_per_epoch,
     }  # fmt: skip
-    ROWS.mkdir(parents=True, exist_ok=True)
-    with new_file(finished) as partial:
-        partial.write_text(json.dumps(row, indent=1))
-    print(row, flush=True)
+    save_row(finished, row)
 
 
 def reductions(rows: list[dict]) -> list[str]:
@@ -155,26 +151,14 @@ def reductions(rows: list[dict]) -> list[str]:
 
 def table(target: Path) -> None:
     """All finished rows as CSV and as Markdown, there with the reductions."""
-    rows = [json.loads(p.read_text()) for p in sorted(ROWS.glob("*.json"))]
-    if not rows:
-        raise SystemExit(f"{ROWS} holds no finished row")
-    with (
-        new_file(target.with_suffix(".csv"), overwrite=True) as partial,
-        partial.open("w", newline="") as f,
-    ):
-        writer = csv.DictWriter(f, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = load_rows(ROWS)
     heads = [*rows[0]]
     heads[3 : 3 + len(TARGETS)] = [f"{name}, {units(name)[1]}" for name in TARGETS]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for row in rows:
         cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
         lines.append(f"| {' | '.join(cells)} |")
-    text = "\n".join([NOTE, *lines, REDUCTIONS, *reductions(rows)]) + "\n"
-    with new_file(target.with_suffix(".md"), overwrite=True) as partial:
-        partial.write_text(text)
-    print(text)
+    write_table(target, [NOTE, *lines, REDUCTIONS, *reductions(rows)], rows)
 
 
 def main() -> None:
@@ -187,11 +171,7 @@ def main() -> None:
     runner.add_argument(
         "--forms", nargs="+", default=["host", "static-geometry-4", "moving-geometry-4"]
     )
-    runner.add_argument("--seeds", nargs="+", type=int, default=[0])
-    runner.add_argument("--epochs", type=int, default=EPOCHS)
-    runner.add_argument(
-        "--no-compile", dest="compile", action="store_const", const=False, default="auto"
-    )
+    add_training_options(runner, EPOCHS)
     commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":

@@ -14,12 +14,11 @@ points, ``moving-geometry-4``. ``host-params`` has as many parameters as the for
 """
 
 import argparse
-import csv
-import json
 import statistics
 from pathlib import Path
 
-from npcalc.files import new_file
+from rows import add_training_options, load_rows, save_row, write_table
+
 from npcalc.model import ModelConfig, PolarizedModel
 from npcalc.train import Trainer, parse_config
 
@@ -91,24 +90,12 @@ def run(args: argparse.Namespace, molecule: str, form: str, seed: int) -> None:
         "parameters": sum(w.numel() for w in trainer.weights), "steps": trainer.state["step"],
         "ms_per_step": 1000 * trainer.state["seconds"] / trainer.state["step"],
     }  # fmt: skip
-    ROWS.mkdir(parents=True, exist_ok=True)
-    with new_file(finished) as partial:
-        partial.write_text(json.dumps(row, indent=1))
-    print(row, flush=True)
+    save_row(finished, row)
 
 
 def table(target: Path) -> None:
     """All finished rows as CSV, and their means over seeds as Markdown."""
-    rows = [json.loads(p.read_text()) for p in sorted(ROWS.glob("*.json"))]
-    if not rows:
-        raise SystemExit(f"{ROWS} holds no finished row")
-    with (
-        new_file(target.with_suffix(".csv"), overwrite=True) as partial,
-        partial.open("w", newline="") as f,
-    ):
-        writer = csv.DictWriter(f, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = load_rows(ROWS)
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((row["host"], row["molecule"], row["form"]), []).append(row)
@@ -126,9 +113,7 @@ def table(target: Path) -> None:
         lines.append(
             f"| {host} | {molecule} | {form} | {len(members)} | {members[0]['parameters']} | {' | '.join(cells)} |"
         )
-    with new_file(target.with_suffix(".md"), overwrite=True) as partial:
-        partial.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_table(target, lines, rows)
 
 
 def main() -> None:
@@ -142,12 +127,8 @@ def main() -> None:
     runner.add_argument(
         "--forms", nargs="+", default=["host", "static-geometry-4", "moving-geometry-4"]
     )
-    runner.add_argument("--seeds", nargs="+", type=int, default=[0])
     runner.add_argument("--like", default="moving-geometry-4")
-    runner.add_argument("--epochs", type=int, default=EPOCHS)
-    runner.add_argument(
-        "--no-compile", dest="compile", action="store_const", const=False, default="auto"
-    )
+    add_training_options(runner, EPOCHS)
     commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":

@@ -1,0 +1,49 @@
+"""Rows of the tables: one JSON file each, so that what is finished is not run again."""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from npcalc.files import new_file
+
+
+def save_row(path: Path, row: dict) -> None:
+    """Writes and prints a finished row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(row, indent=1))
+    print(row, flush=True)
+
+
+def load_rows(folder: Path) -> list[dict]:
+    """All finished rows of a folder; ends the program where there is none."""
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not rows:
+        raise SystemExit(f"{folder} holds no finished row")
+    return rows
+
+
+def write_table(target: Path, lines: list[str], rows: list[dict] | None = None) -> None:
+    """Writes Markdown lines to ``target`` with the ending .md and rows to .csv; prints the lines."""
+    with new_file(target.with_suffix(".md"), overwrite=True) as partial:
+        partial.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    if rows is None:
+        return
+    with (
+        new_file(target.with_suffix(".csv"), overwrite=True) as partial,
+        partial.open("w", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def add_training_options(runner: argparse.ArgumentParser, epochs: int | None) -> None:
+    """The options of ``run`` that all tables have."""
+    runner.add_argument("--seeds", nargs="+", type=int, default=[0])
+    runner.add_argument("--epochs", type=int, default=epochs)
+    runner.add_argument(
+        "--no-compile", dest="compile", action="store_const", const=False, default="auto"
+    )
