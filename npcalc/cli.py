@@ -391,13 +391,18 @@ def convert(
         list[str] | None,
         typer.Option(help="energy=UNIT, length=UNIT or dipole=UNIT of the file, repeatable."),
     ] = None,
+    molecular: Annotated[
+        list[str] | None,
+        typer.Option("--property", help="NAME=UNIT of a molecular property, repeatable."),
+    ] = None,
 ) -> None:
     """Convert reference data to npcalc's HDF5."""
     from .data import read_data
 
     with _errors():
         _must_be_free(target)
-        data = read_data(source, _pairs("--key", key), _pairs("--unit", unit))
+        properties = _pairs("--property", molecular)
+        data = read_data(source, _pairs("--key", key), _pairs("--unit", unit), properties)
         data.save(target)
         typer.echo(f"{target}: {len(data)} structures with {', '.join(data.labels) or 'no labels'}")
 

@@ -75,6 +75,10 @@ def test_convert_and_info(run):
         energies=np.zeros(2), forces=np.zeros((2, 3, 3)),
     )  # fmt: skip
     assert "2 structures with energy, forces" in run("convert x.npz x.h5")
+    atoms = molecule("H2O")
+    atoms.info["alpha"] = 9.8
+    ase.io.write("a.xyz", atoms)
+    assert "1 structures with alpha" in run("convert a.xyz a.h5 --property alpha=bohr^3")
     assert json.loads(run("info p.pt"))["name"] == "painn-geometry"
     assert "ethanol-fast: " in run("info")
     assert npcalc.__version__ in run("--version")

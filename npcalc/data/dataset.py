@@ -21,7 +21,8 @@ LABELS = ("energy", "forces", "dipole", "centroids")
 """Labels with a meaning of their own. The dipole of a charged structure is that about the coordinate
 origin. Any other name is a molecular property: one number for each structure, in a unit of its own."""
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 knew no labels but energy, forces and dipole."""
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,9 @@ def test_property_training(tmp_path):
     path = export(trainer)
     card = load_potential(path).card
     assert card.properties == ()  # no energy, and only the length of the dipole is trained
-    assert card.errors["validation"]["energy_mae"] is None  # there are labels, but they train nothing
+    assert (
+        card.errors["validation"]["energy_mae"] is None
+    )  # there are labels, but they train nothing
     assert card.errors["validation"]["reach_mae"] == pytest.approx(
         trainer.errors("validation")["reach_mae"]
     )
