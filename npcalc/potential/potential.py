@@ -59,7 +59,10 @@ class Potential:
     @property
     def sha256(self) -> str:
         """Hash of network and weights, which tells two potentials apart whatever their names."""
-        digest = hashlib.sha256(self.card.model.model_dump_json().encode())
+        # Settings at their defaults stay out: a new one must not change what a potential is.
+        model = self.card.model
+        digest = hashlib.sha256(model.host.name.encode())
+        digest.update(model.model_dump_json(exclude_defaults=True).encode())
         for name, tensor in sorted(self.weights.items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -18,7 +18,17 @@ from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
 
 
 class PaiNNConfig(HostConfig):
-    """Configuration of the `PaiNN` host; the defaults of the paper where it gives one."""
+    """Configuration of the `PaiNN` host; the defaults of the paper where it gives one.
+
+    Attributes:
+        channels: Scalar channels, and vector channels.
+        n_layers: Layers.
+        n_basis: Radial functions of each distance.
+        basis: Kind of radial functions.
+        epsilon: Added under the root of eq. 9.
+        filter_rank: Rank of the linear map from radial functions to filters, full by default. With
+            many distances to an edge that map is most of the work.
+    """
 
     name: Literal["painn"] = "painn"
     channels: int = Field(64, ge=1)
@@ -26,6 +36,7 @@ class PaiNNConfig(HostConfig):
     n_basis: int = Field(20, ge=2)
     basis: Literal["bessel", "gaussian"] = "bessel"
     epsilon: float = Field(1e-8, gt=0.0)
+    filter_rank: int | None = Field(None, ge=1)
 
 
 class PaiNNLayer(ScalarVectorLayer):
@@ -46,7 +57,11 @@ class PaiNNLayer(ScalarVectorLayer):
         self.epsilon = config.epsilon
         n_parts = 2 + spec.n_directions
         self.phi = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, n_parts * c))
-        self.filter = nn.Linear(spec.n_distances * config.n_basis, n_parts * c)
+        n_radial = spec.n_distances * config.n_basis
+        self.filter: nn.Module = nn.Linear(n_radial, n_parts * c)
+        if config.filter_rank is not None:
+            first = nn.Linear(n_radial, config.filter_rank, bias=False)
+            self.filter = nn.Sequential(first, nn.Linear(config.filter_rank, n_parts * c))
         self.mix = nn.Linear(c, 2 * c, bias=False)
         self.update = nn.Sequential(nn.Linear(2 * c, c), nn.SiLU(), nn.Linear(c, 3 * c))
         self.basis = make_basis(config.basis, config.n_basis, spec.cutoff)
