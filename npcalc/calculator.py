@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .builder import GraphBuilder
 from .graph import AtomGraph
 from .potential import Potential, load_potential
-from .results import results_of
+from .results import check_extent, results_of
 
 Array = NDArray[np.float64]
 
@@ -42,9 +42,9 @@ class NPCalculator(Calculator):
         dtype: ``float32`` or ``float64``, that of the card by default; not used with a `Potential`.
         skin: Width in Angstrom by which the neighbor list reaches beyond the cutoff.
         compile: Whether to run machine code made for the potential, a few times faster. Making it
-            takes about a minute, once on each machine: it is kept in a cache folder and serves
-            structures of all sizes. It needs a C++ compiler and falls back, with a warning,
-            without one.
+            takes about a minute, once on each machine for a precision and a number of threads
+            (``torch.set_num_threads``): it is kept in a cache folder and serves structures of all
+            sizes. It needs a C++ compiler and falls back, with a warning, without one.
         check_domain: Whether to warn of structures outside the training domain.
 
     Raises:
@@ -172,7 +172,11 @@ class NPCalculator(Calculator):
 
         Args:
             atoms: Structure; by default the one last calculated.
+
+        Raises:
+            PropertyNotImplementedError: The potential has no energy.
         """
+        self._require("energy")
         structure = atoms if atoms is not None else self.atoms
         if structure is None:
             raise ValueError("no structure: give atoms, or calculate something first")
@@ -195,11 +199,7 @@ class NPCalculator(Calculator):
         structure = atoms if atoms is not None else self.atoms
         if structure is None:
             raise ValueError("no structure: give atoms, or calculate something first")
-        if structure.pbc.any() and any(p.readout == "extent" for p in sections.values()):
-            raise ValueError(
-                "the spatial extent is that of a molecule; this structure is periodic: set "
-                "atoms.pbc = False"
-            )
+        check_extent(self.potential, structure)
         values = self.potential.evaluate(self.graph(structure))["properties"][0]
         return dict(zip(sections, values.tolist(), strict=True))
 

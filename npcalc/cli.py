@@ -360,6 +360,7 @@ def compile_potential(
         _use_threads(threads)
         if not load_potential(potential).compile():
             raise typer.Exit(1)
+        typer.echo(f"{potential}: compiled for {threads} threads")
 
 
 @app.command()
@@ -403,6 +404,8 @@ def convert(
         _must_be_free(target)
         properties = _pairs("--property", molecular)
         data = read_data(source, _pairs("--key", key), _pairs("--unit", unit), properties)
+        for name in properties or {}:
+            data.require(name)
         data.save(target)
         typer.echo(f"{target}: {len(data)} structures with {', '.join(data.labels) or 'no labels'}")
 

@@ -3,6 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 import torch
+from ase.calculators.calculator import all_properties
 from ase.data import atomic_numbers
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor, nn
@@ -119,7 +120,7 @@ class ModelConfig(BaseModel):
 
     def _check_properties(self) -> None:
         for name, section in self.properties.items():
-            if name in FIELDS or not name.isidentifier():
+            if name in FIELDS or name in all_properties or not name.isidentifier():
                 raise ValueError(
                     f"properties: {name!r} cannot name a molecular property: take an identifier "
                     f"that is not the name of another quantity"

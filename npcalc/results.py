@@ -59,6 +59,20 @@ def results_of(out: dict[str, Array], atoms: Atoms, properties: Sequence[str]) -
     return results
 
 
+def check_extent(potential: Potential, atoms: Atoms) -> None:
+    """Refuses a periodic structure where the potential has a spatial extent.
+
+    Raises:
+        ValueError: It is periodic.
+    """
+    sections = potential.card.model.properties.values()
+    if atoms.pbc.any() and any(p.readout == "extent" for p in sections):
+        raise ValueError(
+            "the spatial extent is that of a molecule; this structure is periodic: set "
+            "atoms.pbc = False"
+        )
+
+
 def evaluate(
     potential: Potential,
     structures: Sequence[Atoms],
@@ -143,6 +157,7 @@ def _batches(
     n_edges = 0
     for index in sorted(range(len(structures)), key=lambda k: len(structures[k])):
         with _naming(index):
+            check_extent(potential, structures[index])
             graph = build(structures[index])
         more = graph.edge_index.shape[1]
         if members and n_edges + more > edges_per_batch:

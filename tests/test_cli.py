@@ -79,6 +79,7 @@ def test_convert_and_info(run):
     atoms.info["alpha"] = 9.8
     ase.io.write("a.xyz", atoms)
     assert "1 structures with alpha" in run("convert a.xyz a.h5 --property alpha=bohr^3")
+    assert "'alhpa' is asked for" in run("convert a.xyz b.h5 --property alhpa=bohr^3", code=1)
     assert json.loads(run("info p.pt"))["name"] == "painn-geometry"
     assert "ethanol-fast: " in run("info")
     assert npcalc.__version__ in run("--version")

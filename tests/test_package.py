@@ -66,12 +66,18 @@ def test_without_a_compiler(monkeypatch):
     np.testing.assert_array_equal(forces, NPCalculator(make_potential()).get_forces(ethanol()))
 
 
-def test_damaged_package(monkeypatch, tmp_path):
+def test_damaged_package_is_made_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("NPCALC_CACHE", str(tmp_path))
     potential = make_potential()
     path = package.package_path(potential.sha256, potential.dtype, potential.device)
     path.write_bytes(b"no package")
-    with pytest.warns(UserWarning, match="compilation failed"):
+
+    def fail(module, target):
+        assert (target, target.exists()) == (path, False)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(package, "compile_package", fail)
+    with pytest.warns(UserWarning, match="compilation failed .no memory"):
         NPCalculator(potential, compile=True).get_forces(ethanol())
 
 
@@ -79,4 +85,8 @@ def test_path_depends_on_what_is_compiled():
     a, b = make_potential(seed=0), make_potential(seed=1)
     paths = {package.package_path(p.sha256, p.dtype, p.device) for p in (a, b, a)}
     paths.add(package.package_path(a.sha256, "float32", a.device))
-    assert len(paths) == 3
+    # The constants of the card are in the machine code as well.
+    for card in ({"scale": 9.0}, {"reference_energies": (0.0, 1.0, 2.0)}):
+        other = make_potential(card=card)
+        paths.add(package.package_path(other.sha256, other.dtype, other.device))
+    assert len(paths) == 5

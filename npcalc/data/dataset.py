@@ -87,10 +87,10 @@ class DataSet:
         return int(np.searchsorted(self.n_atoms.cumsum(), row, side="right"))
 
     def _check(self, name: str, label: Label) -> None:
-        if name in FIELDS and name not in LABELS:
+        if name not in LABELS and (name in FIELDS or not name.isidentifier()):
             raise ValueError(
-                f"{name!r} is no label: expected one of {', '.join(LABELS)}, or the name of a "
-                f"molecular property, which {name!r} is not"
+                f"{name!r} is no label: expected one of {', '.join(LABELS)}, or an identifier that "
+                f"names a molecular property and is not the name of another quantity"
             )
         spec = field_of(name)
         rows = len(self.numbers) if spec.level == "atom" else len(self)

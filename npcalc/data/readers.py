@@ -53,7 +53,7 @@ def read_npz(
         energy_unit: Unit of energies, and of forces per length.
         length_unit: Unit of coordinates.
         dipole_unit: Unit of dipoles.
-        properties: Unit of each molecular property that ``keys`` names.
+        properties: Unit of each molecular property; without ``keys`` its name is its key.
 
     Returns:
         The data set in package units.
@@ -61,8 +61,10 @@ def read_npz(
     Raises:
         ValueError: A key is missing or an array has the wrong shape.
     """
-    keys = dict(keys or {"energy": "energies", "forces": "forces"})
     units = properties or {}
+    keys = dict(
+        keys or {"energy": "energies", "forces": "forces", **{name: name for name in units}}
+    )
     _check_names(keys, units)
     try:
         # Opened here, because numpy leaves a file open that it cannot read.

@@ -35,6 +35,19 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "npcalc"
 
 
+def _processor(device: torch.device) -> str:
+    """What machine code is made for: the GPU, or the model and instructions of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return f"{platform.machine()} {platform.processor()}"
+    lines = info.read_text().splitlines()
+    return "\n".join(
+        sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))})
+    )
+
+
 def package_path(sha256: str, dtype: str, device: torch.device) -> Path:
     """File of the package of a potential on this machine.
 
@@ -42,18 +55,13 @@ def package_path(sha256: str, dtype: str, device: torch.device) -> Path:
     threads, torch, and the code that is compiled.
 
     Args:
-        sha256: Hash of network and weights.
+        sha256: Hash of the potential.
         dtype: Precision.
         device: Where it runs.
     """
-    unit = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else torch.backends.cpu.get_cpu_capability()
-    )
     digest = hashlib.sha256()
-    facts = (sha256, dtype, device.type, unit, torch.get_num_threads(), torch.__version__)
-    for fact in (*facts, __version__, platform.machine(), platform.processor()):
+    facts = (sha256, dtype, device.type, torch.get_num_threads(), torch.__version__, __version__)
+    for fact in (*facts, platform.machine(), _processor(device)):
         digest.update(f"{fact}\n".encode())
     for part in ("model.py", "nn", "potential"):
         source = SOURCES / part
@@ -116,26 +124,36 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
 
     Args:
         module: Potential in evaluation mode.
-        sha256: Hash of network and weights.
+        sha256: Hash of the potential.
         dtype: Its precision.
 
     Returns:
         A function from the arguments of ``module`` to its outputs in their order; None, with a
         warning, where it cannot be compiled.
     """
-    path = package_path(sha256, dtype, module.reference.device)
+    device = module.reference.device
+    path = package_path(sha256, dtype, device)
+    if path.exists():
+        try:
+            return _load(path, device)
+        except Exception:  # damaged, or of a system that has changed: made anew below
+            path.unlink(missing_ok=True)
+    if not compiler_available():
+        warnings.warn(
+            "no C++ compiler found (g++, clang++): running without compilation, which is slower; "
+            "install one, for example the package g++",
+            stacklevel=2,
+        )
+        return None
     try:
-        if not path.exists():
-            if not compiler_available():
-                warnings.warn(
-                    "no C++ compiler found (g++, clang++): running without compilation, which is "
-                    "slower; install one, for example the package g++",
-                    stacklevel=2,
-                )
-                return None
-            compile_package(module, path)
-        return torch._inductor.aoti_load_package(str(path))
+        compile_package(module, path)
+        return _load(path, device)
     except Exception as error:
         lines = str(error).strip().splitlines() or [repr(error)]
         warnings.warn(f"compilation failed ({lines[0]}): running without it, slower", stacklevel=2)
         return None
+
+
+def _load(path: Path, device: torch.device) -> Package:
+    index = -1 if device.index is None else device.index
+    return torch._inductor.aoti_load_package(str(path), device_index=index)

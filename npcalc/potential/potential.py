@@ -58,11 +58,14 @@ class Potential:
 
     @property
     def sha256(self) -> str:
-        """Hash of network and weights, which tells two potentials apart whatever their names."""
+        """Hash of all that results depend on, which tells two potentials apart whatever their names."""
         # Settings at their defaults stay out: a new one must not change what a potential is.
         model = self.card.model
         digest = hashlib.sha256(model.host.name.encode())
         digest.update(model.model_dump_json(exclude_defaults=True).encode())
+        card = self.card
+        constants = (card.scale, card.reference_energies)
+        digest.update(repr((constants, card.property_scales, card.property_references)).encode())
         for name, tensor in sorted(self.weights.items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

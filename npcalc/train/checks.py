@@ -17,7 +17,7 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
     """
     loss, model = config.loss, config.model
     wanted = [name for name in LABELS if getattr(loss, name) > 0.0]
-    wanted += [name for name in model.properties if loss.weight_of(name) > 0.0]
+    wanted += list(model.properties)
     if not wanted:
         raise ValueError("loss: all weights are 0, so there is nothing to train on")
     if loss.dipole > 0.0 and not model.dipole:

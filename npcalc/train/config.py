@@ -70,7 +70,8 @@ class LossConfig(_Section):
         forces: Weight of the force term.
         dipole: Weight of the dipole term.
         centroids: Weight of the electron centroids, which trains the displacements themselves.
-        properties: Weight of each of ``model.properties``, 1 where not given.
+        properties: Weight of each of ``model.properties``, 1 where not given; what is not to be
+            trained does not belong into the model.
         form: ``mse``, ``mae`` or ``huber``.
         delta: Where ``huber`` turns linear, in the units of each error.
     """
@@ -79,7 +80,7 @@ class LossConfig(_Section):
     forces: float = Field(1.0, ge=0.0)
     dipole: float = Field(1.0, ge=0.0)
     centroids: float = Field(0.0, ge=0.0)
-    properties: dict[str, Annotated[float, Field(ge=0.0)]] = {}
+    properties: dict[str, Annotated[float, Field(gt=0.0)]] = {}
     form: Literal["mse", "mae", "huber"] = "mse"
     delta: float = Field(0.01, gt=0.0)
 
@@ -170,10 +171,7 @@ class TrainConfig(_Section):
     @property
     def trains_dipole_norm(self) -> bool:
         """Whether a molecular property trains the length of the dipole."""
-        return any(
-            p.readout == "dipole_norm" and self.loss.weight_of(name) > 0.0
-            for name, p in self.model.properties.items()
-        )
+        return any(p.readout == "dipole_norm" for p in self.model.properties.values())
 
     @model_validator(mode="after")
     def _known_properties(self) -> "TrainConfig":

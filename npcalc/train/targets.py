@@ -78,6 +78,10 @@ def fit_properties(config: ModelConfig, data: DataSet, species: NDArray[np.int64
     rows = np.repeat(np.arange(len(data)), data.n_atoms)
     for k, name in enumerate(names):
         data.require(name)
+        if config.properties[name].readout == "extent" and data.pbc.any():
+            raise ValueError(
+                f"property {name!r}: an extent is that of molecules, not of periodic data"
+            )
         use = present[:, k]
         residual = values[use, k]
         if config.properties[name].readout != "dipole_norm":

@@ -11,6 +11,7 @@ from ase.data import atomic_masses
 from pydantic import ValidationError
 from systems import ethanol, evaluate, make_config, make_graph, make_potential, rotation
 
+import npcalc
 from npcalc import NPCalculator, load_potential
 from npcalc.data import DataSet, Label, from_atoms, read_data
 from npcalc.potential.registry import bundled_folder
@@ -84,6 +85,8 @@ def test_archive_and_calculator(potential, tmp_path):
     periodic = Atoms(atoms.symbols, atoms.positions, cell=[20.0] * 3, pbc=True)
     with pytest.raises(ValueError, match="spatial extent"):
         calculator.get_molecular_properties(periodic)
+    with pytest.raises(ValueError, match="structure 0: the spatial extent"):
+        npcalc.evaluate(again, [periodic])
     with pytest.raises(PropertyNotImplementedError, match="no molecular properties"):
         NPCalculator("ethanol").get_molecular_properties(atoms)
 
@@ -93,6 +96,7 @@ def test_archive_and_calculator(potential, tmp_path):
     [
         ({"properties": {"energy": {}}}, "cannot name"),
         ({"properties": {"a b": {}}}, "cannot name"),
+        ({"properties": {"free_energy": {}}}, "cannot name"),
         ({"properties": {"x": {"readout": "product"}}}, "sum"),
         ({"properties": {"x": {"readout": "dipole_norm", "unit": "D"}}}, "is in e"),
         (
@@ -176,6 +180,8 @@ def test_property_training(tmp_path):
     assert set(found) == set(sections)
     with pytest.raises(PropertyNotImplementedError):
         calculator.get_potential_energy(data.atoms(0))
+    with pytest.raises(PropertyNotImplementedError, match="no energy"):
+        calculator.get_hessian(data.atoms(0))
 
 
 def test_centroid_training(tmp_path):
