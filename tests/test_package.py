@@ -17,8 +17,8 @@ NAMES = ("energy", "forces", "dipole", "charges", "energies")
     ("host", "form"),
     [
         ("painn", "geometry-4"),
-        ("nequip", "nodes-all-2"),
-        ("egnn", "geometry"),
+        ("nequip", "geometry"),
+        ("egnn", "nodes-same"),
         ("et", "none"),
         ("tensornet", "geometry"),
         ("mace", "static"),
