@@ -32,7 +32,7 @@ from typing import NamedTuple
 import ase.io
 import numpy as np
 from ase import Atoms
-from rows import add_training_options, load_rows, save_row, write_table
+from rows import load_rows, save_row, training_parser, write_table
 from scipy.spatial import cKDTree
 
 from npcalc import NPCalculator, load_potential
@@ -274,15 +274,9 @@ def table(target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, dest="command")
-    runner = commands.add_parser("run")
-    runner.add_argument("data", type=Path)
-    runner.add_argument("runs", type=Path)
+    parser, runner = training_parser(__doc__, None)
     runner.add_argument("--sets", nargs="+", default=NAMES, choices=NAMES)
     runner.add_argument("--forms", nargs="+", default=["points-1", "points-4", "increments", "both-1"])  # fmt: skip
-    add_training_options(runner, None)
-    commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":
         table(ROWS)

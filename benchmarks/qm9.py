@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from rmd17 import HOSTS, RATES, model_of
-from rows import add_training_options, load_rows, save_row, write_table
+from rows import load_rows, save_row, training_parser, write_table
 
 from npcalc.conventions import E_ANGSTROM_PER_DEBYE, EV_PER_HARTREE
 from npcalc.data import DataSet, Label, random_split
@@ -162,17 +162,11 @@ def table(target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, dest="command")
-    runner = commands.add_parser("run")
-    runner.add_argument("data", type=Path)
-    runner.add_argument("runs", type=Path)
+    parser, runner = training_parser(__doc__, EPOCHS)
     runner.add_argument("--hosts", nargs="+", default=["painn", "egnn"], choices=HOSTS)
     runner.add_argument(
         "--forms", nargs="+", default=["host", "static-geometry-4", "moving-geometry-4"]
     )
-    add_training_options(runner, EPOCHS)
-    commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":
         table(ROWS)

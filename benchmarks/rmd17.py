@@ -18,7 +18,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from rows import add_training_options, load_rows, save_row, write_table
+from rows import load_rows, save_row, training_parser, write_table
 
 from npcalc.model import ModelConfig, PolarizedModel
 from npcalc.train import Trainer, parse_config
@@ -120,19 +120,13 @@ def table(target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, dest="command")
-    runner = commands.add_parser("run")
-    runner.add_argument("data", type=Path)
-    runner.add_argument("runs", type=Path)
+    parser, runner = training_parser(__doc__, EPOCHS)
     runner.add_argument("--host", default="painn", choices=HOSTS)
     runner.add_argument("--molecules", nargs="+", default=["ethanol"])
     runner.add_argument(
         "--forms", nargs="+", default=["host", "static-geometry-4", "moving-geometry-4"]
     )
     runner.add_argument("--like", default="moving-geometry-4")
-    add_training_options(runner, EPOCHS)
-    commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "table":
         table(ROWS)

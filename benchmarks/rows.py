@@ -40,10 +40,19 @@ def write_table(target: Path, lines: list[str], rows: list[dict] | None = None) 
         writer.writerows(rows)
 
 
-def add_training_options(runner: argparse.ArgumentParser, epochs: int | None) -> None:
-    """The options of ``run`` that all tables have."""
+def training_parser(
+    doc: str, epochs: int | None
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """A parser with the commands ``run`` and ``table``, and that of ``run`` to add options to."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    commands = parser.add_subparsers(required=True, dest="command")
+    commands.add_parser("table")
+    runner = commands.add_parser("run")
+    runner.add_argument("data", type=Path)
+    runner.add_argument("runs", type=Path)
     runner.add_argument("--seeds", nargs="+", type=int, default=[0])
     runner.add_argument("--epochs", type=int, default=epochs)
     runner.add_argument(
         "--no-compile", dest="compile", action="store_const", const=False, default="auto"
     )
+    return parser, runner

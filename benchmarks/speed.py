@@ -5,7 +5,8 @@
 PEER_PYTHON is the interpreter of an environment with schnetpack 2.0.4 (see golden/schnetpack_painn.py). Every
 case runs in a process of its own with one thread, cases alternate over several rounds, and the medians over
 all rounds are reported. An ASE step is the forces and the dipole of ethanol after its atoms have moved. A
-training step is ten ethanol structures: loss of energy, forces and dipole, gradient and optimizer.
+training step is ten ethanol structures: loss of energy, forces and dipole, gradient and optimizer. Evaluation is of 512
+ethanol structures at once, time per structure.
 """
 
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 ROUNDS = 2
 HERE = Path(__file__).resolve().parent
 CASES = ["ase ethanol-fast compiled", "ase ethanol-fast", "ase ethanol compiled", "ase ethanol",
-         "train ethanol-fast compiled"]  # fmt: skip
+         "train ethanol-fast compiled", "evaluate ethanol-fast", "evaluate ethanol-fast compiled"]  # fmt: skip
 PEER_CASES = ["ase", "train"]
 
 
@@ -75,6 +76,15 @@ def run_case(case: str) -> None:
         atoms.calc = NPCalculator(name, compile=bool(rest))
         report(measure(ase_step(atoms)))
         return
+    if kind == "evaluate":
+        from npcalc import evaluate, load_potential
+        from npcalc.data import DataSet
+
+        data = DataSet.load(HERE.parent / "potentials" / "data" / "ethanol-test.h5")
+        frames, potential = [data.atoms(k) for k in range(512)], load_potential(name)
+        times = measure(lambda: evaluate(potential, frames, compile=bool(rest)), warm=2)
+        report([t / len(frames) for t in times])
+        return
     import tempfile
 
     import numpy as np
@@ -119,7 +129,8 @@ def main(peer: str, output: Path) -> None:
         for name, rows in results.items()
     }
     for name, row in table.items():
-        peer_row = table["schnetpack " + name.split()[0]] if "schnetpack" not in name else row
+        kind = name.split()[0].replace("evaluate", "ase")  # the peer has no evaluation in batches
+        peer_row = table[f"schnetpack {kind}"] if "schnetpack" not in name else row
         row["ratio_to_schnetpack"] = round(peer_row["median_ms"] / row["median_ms"], 2)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(table, indent=1) + "\n")

@@ -177,9 +177,7 @@ class NPCalculator(Calculator):
             PropertyNotImplementedError: The potential has no energy.
         """
         self._require("energy")
-        structure = atoms if atoms is not None else self.atoms
-        if structure is None:
-            raise ValueError("no structure: give atoms, or calculate something first")
+        structure = self._structure(atoms)
         return self.potential.hessian(self.graph(structure)).cpu().numpy()
 
     def get_molecular_properties(self, atoms: Atoms | None = None) -> dict[str, float]:
@@ -196,9 +194,7 @@ class NPCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"potential {self.potential.card.name!r} has no molecular properties"
             )
-        structure = atoms if atoms is not None else self.atoms
-        if structure is None:
-            raise ValueError("no structure: give atoms, or calculate something first")
+        structure = self._structure(atoms)
         check_extent(self.potential, structure)
         values = self.potential.evaluate(self.graph(structure))["properties"][0]
         return dict(zip(sections, values.tolist(), strict=True))
@@ -206,6 +202,13 @@ class NPCalculator(Calculator):
     def get_born_effective_charges(self, atoms: Atoms | None = None) -> Array:
         """Atomic polar tensors ``Z[i, a, b] = d mu_a / d r_(i,b)`` in e, shape (n_atoms, 3, 3)."""
         return self.get_property("born_effective_charges", atoms)
+
+    def _structure(self, atoms: Atoms | None) -> Atoms:
+        """The structure given, or the one last calculated."""
+        structure = atoms if atoms is not None else self.atoms
+        if structure is None:
+            raise ValueError("no structure: give atoms, or calculate something first")
+        return structure
 
     def _get_atomic(self, atoms: Atoms | None, name: str) -> Array:
         self.get_property("dipole", atoms)

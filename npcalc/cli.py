@@ -218,7 +218,7 @@ def evaluate(
         "evaluated.xyz"
     ),
     potential: PotentialOption = "ethanol",
-    compile: CompileOption = False,
+    compile: Annotated[bool, typer.Option(help="Compile the potential.")] = False,
     threads: ThreadsOption = 1,
 ) -> None:
     """Energies, forces, dipoles and other results of many structures."""
@@ -233,7 +233,7 @@ def evaluate(
             raise ValueError(f"--output {output}: results go to extended XYZ; give a name in .xyz")
         _must_be_free(output)
         frames = read_structures(structures)
-        results = evaluate_structures(load_potential(potential), frames, bool(compile))
+        results = evaluate_structures(load_potential(potential), frames, compile)
         write_structure(output, annotated(frames, results))
         typer.echo(f"{output}: {len(frames)} structures")
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from systems import CASES, MOVING, dimer, ethanol, evaluate, make_graph, make_potential
 
+from npcalc.graph import AtomGraph, collate
 from npcalc.nn.points import PairedGeometry, PairedNodes
 from npcalc.nn.polarization import limit
 from npcalc.nn.radial import BesselBasis, GaussianBasis, make_envelope
@@ -101,23 +102,23 @@ def test_far_off_molecule_in_float32(host, form):
 
 
 def test_batch_equals_single_and_gradients_do_not_mix():
-    from npcalc.graph import collate, pad
-
     potential = make_potential("painn", "geometry")
     systems = [ethanol(seed=1), ethanol(seed=2), dimer(1.2)]
     singles = [evaluate(potential, a) for a in systems]
     batch = collate([make_graph(potential, a) for a in systems])
-    for graph in (batch, pad(batch, batch.n_atoms + 3, batch.edge_index.shape[1] + 7, 4.0)):
+    # Padding, as in training: atoms that have only edges outside the cutoff.
+    double = {"dtype": torch.float64}
+    ghosts = AtomGraph(
+        positions=torch.zeros(3, 3, **double),
+        cell=8.0 * torch.eye(3, **double)[None],
+        species=torch.zeros(3, dtype=torch.int64),
+        edge_index=torch.zeros(2, 7, dtype=torch.int64),
+        shifts=torch.tensor([[1.0, 0.0, 0.0]], **double).expand(7, 3),
+        batch=torch.zeros(3, dtype=torch.int64),
+    )
+    for graph in (batch, collate([batch, ghosts])):
         out = potential.evaluate(graph)
         forces = np.concatenate([s["forces"] for s in singles])
         np.testing.assert_allclose(out["forces"][: len(forces)].numpy(), forces, atol=1e-12)
         dipoles = np.concatenate([s["dipole"] for s in singles])
         np.testing.assert_allclose(out["dipole"][:3].numpy(), dipoles, atol=1e-12)
-
-
-def test_pad_refuses_what_does_not_fit():
-    from npcalc.graph import pad
-
-    graph = make_graph(make_potential(), ethanol())
-    with pytest.raises(ValueError, match="one atom has to be added"):
-        pad(graph, graph.n_atoms, 100, 4.0)

@@ -49,6 +49,21 @@ def compiler_available() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
+def warn_no_compiler() -> None:
+    """Warns that there is no C++ compiler."""
+    warnings.warn(
+        "no C++ compiler found (g++, clang++): running without compilation, which is slower; "
+        "install one, for example the package g++",
+        stacklevel=3,
+    )
+
+
+def warn_failed(error: Exception) -> None:
+    """Warns that a compilation failed."""
+    lines = str(error).strip().splitlines() or [repr(error)]
+    warnings.warn(f"compilation failed ({lines[0]}): running without it, slower", stacklevel=3)
+
+
 def compile_graph(graph_module: GraphModule, example: Sequence[Any]) -> Callable[..., Any]:
     """Compiles a traced graph, or warns and returns it as it is where that fails.
 
@@ -60,20 +75,12 @@ def compile_graph(graph_module: GraphModule, example: Sequence[Any]) -> Callable
         A callable with the arguments of the graph.
     """
     if not compiler_available() and not torch.cuda.is_available():
-        warnings.warn(
-            "no C++ compiler found (g++, clang++): running the traced graph without compilation, "
-            "which is slower; install one, for example the package g++",
-            stacklevel=2,
-        )
+        warn_no_compiler()
         return graph_module
     compiled = torch.compile(graph_module, dynamic=False, fullgraph=True)
     try:
         compiled(*example)
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        warnings.warn(
-            f"compilation failed ({first_line}): running the traced graph without it, slower",
-            stacklevel=2,
-        )
+        warn_failed(error)
         return graph_module
     return compiled

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from .._version import __version__
-from .compiled import compiler_available, trace
+from .compiled import compiler_available, trace, warn_failed, warn_no_compiler
 from .derivatives import PotentialModule
 
 Package = Callable[..., list[Tensor]]
@@ -139,18 +139,13 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
         except Exception:  # damaged, or of a system that has changed: made anew below
             path.unlink(missing_ok=True)
     if not compiler_available():
-        warnings.warn(
-            "no C++ compiler found (g++, clang++): running without compilation, which is slower; "
-            "install one, for example the package g++",
-            stacklevel=2,
-        )
+        warn_no_compiler()
         return None
     try:
         compile_package(module, path)
         return _load(path, device)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [repr(error)]
-        warnings.warn(f"compilation failed ({lines[0]}): running without it, slower", stacklevel=2)
+        warn_failed(error)
         return None
 
 

@@ -93,11 +93,13 @@ class Potential:
         Returns:
             Whether it could be.
         """
-        # Machine code is made for a number of threads.
-        threads = torch.get_num_threads()
+        return self._package() is not None
+
+    def _package(self) -> Package | None:
+        threads = torch.get_num_threads()  # machine code is made for a number of them
         if threads not in self._packages:
             self._packages[threads] = load_package(self.module, self.sha256, self.dtype)
-        return self._packages[threads] is not None
+        return self._packages[threads]
 
     def evaluate_compiled(self, graph: AtomGraph) -> dict[str, Tensor]:
         """The same as `evaluate` through compiled code, which serves structures of all sizes.
@@ -112,10 +114,9 @@ class Potential:
             As `evaluate`.
         """
         small = graph.n_atoms < 2 or graph.edge_index.shape[1] < 2
-        if small or not self.compile():
+        package = None if small else self._package()
+        if package is None:
             return self.evaluate(graph)
-        package = self._packages[torch.get_num_threads()]
-        assert package is not None
         n = graph.n_systems
         if n == 1:  # compiled for two or more: one without atoms
             graph = graph._replace(cell=torch.cat([graph.cell, torch.zeros_like(graph.cell)]))

@@ -29,15 +29,6 @@ class PropertyFit(NamedTuple):
     scales: Array
     spreads: Array
 
-    def measures(self, data: DataSet, species: NDArray[np.int64]) -> Array:
-        """Weights of the atoms in each property, shape (n_atoms_total, n_properties).
-
-        Args:
-            data: Structures.
-            species: Index of each atom's element.
-        """
-        return _measures(self.config, data, species)
-
     def labels(
         self, data: DataSet, species: NDArray[np.int64]
     ) -> tuple[Array, NDArray[np.bool_], Array]:
@@ -48,9 +39,10 @@ class PropertyFit(NamedTuple):
             species: Index of each atom's element.
 
         Returns:
-            Values and presence, both (n_structures, n_properties), and the weights of `measures`.
+            Values and presence, both (n_structures, n_properties), and the
+            weight of each atom in each property, (n_atoms_total, n_properties).
         """
-        measures = self.measures(data, species)
+        measures = _measures(self.config, data, species)
         values, present = _stacked(data, list(self.config.properties))
         known = np.add.reduceat(measures * self.references[species], data.offsets[:-1])
         return np.where(present, values - known, 0.0), present, measures
