@@ -15,14 +15,13 @@ increments, so that the dipole moment of the plain host is not a matter of other
 """
 
 import argparse
-import csv
 import os
 import statistics
 from pathlib import Path
 
 import numpy as np
 from rmd17 import HOSTS, RATES, model_of
-from rows import load_rows, save_row, training_parser, write_table
+from rows import load_rows, ms_per_step, save_row, training_parser, write_table
 
 from npcalc.conventions import E_ANGSTROM_PER_DEBYE, EV_PER_HARTREE
 from npcalc.data import DataSet, Label, random_split
@@ -120,14 +119,11 @@ def run(args: argparse.Namespace, host: str, form: str, seed: int) -> None:
     trainer = Trainer(parse_config(config))
     trainer.run()
     test = trainer.errors("test")
-    with trainer.log.open(newline="") as file:
-        seconds = [0.0] + [float(line["seconds"]) for line in csv.DictReader(file)]
     row = {
         "host": host, "form": form, "seed": seed,
         **{name: units(name)[2] * test[f"{name}_mae"] for name in TARGETS},
         "parameters": sum(w.numel() for w in trainer.weights), "steps": trainer.state["step"],
-        # The median leaves out the epochs in which something was compiled.
-        "ms_per_step": 1000 * float(np.median(np.diff(seconds))) / trainer.steps_per_epoch,
+        "ms_per_step": ms_per_step(trainer.log),
     }  # fmt: skip
     save_row(finished, row)
 

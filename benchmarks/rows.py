@@ -3,6 +3,8 @@
 import argparse
 import csv
 import json
+import statistics
+from itertools import pairwise
 from pathlib import Path
 
 from npcalc.files import new_file
@@ -14,6 +16,16 @@ def save_row(path: Path, row: dict) -> None:
     with new_file(path) as partial:
         partial.write_text(json.dumps(row, indent=1))
     print(row, flush=True)
+
+
+def ms_per_step(log: Path) -> float:
+    """Time of a training step from a log, the median over its lines.
+
+    The time to the first line holds compilation and is left out; validation is part of the rest.
+    """
+    with log.open(newline="") as file:
+        lines = [(int(line["step"]), float(line["seconds"])) for line in csv.DictReader(file)]
+    return 1000 * statistics.median((t - s) / (n - m) for (m, s), (n, t) in pairwise(lines))
 
 
 def load_rows(folder: Path) -> list[dict]:
