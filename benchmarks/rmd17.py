@@ -10,7 +10,8 @@ over seeds as Markdown and all rows as CSV.
 
 Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or ``moving-`` with ``nodes`` (paired nodes,
 all pairs), ``same`` (paired nodes, pairs of the same kind) or ``geometry`` (paired geometry), and the number of electron
-points, ``moving-geometry-4``; ``-r32`` behind it, for painn, filters of rank 32. ``host-params`` has as many parameters
+points, ``moving-geometry-4``; ``-r32`` behind it, for painn, filters of rank 32; ``-d1.0`` behind that, displacements up to
+1 A instead of 0.5 A. ``host-params`` has as many parameters
 as the form given by ``--like``.
 """
 
@@ -55,6 +56,8 @@ def model_of(host: str, form: str, channels: int | None = None) -> dict:
     if kind == "host":
         section["channels"] = channels or (int(rest[0]) if rest else section["channels"])
         return {**model, "polarization": "none"}
+    if rest[-1].startswith("d"):
+        model["d_max"] = float(rest.pop()[1:])
     if rest[-1].startswith("r"):
         section["filter_rank"] = int(rest.pop()[1:])
     coupling, points = rest[0], int(rest[1]) if len(rest) > 1 else 1
