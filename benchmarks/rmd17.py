@@ -11,8 +11,7 @@ over seeds as Markdown and all rows as CSV.
 Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or ``moving-`` with ``nodes`` (paired nodes,
 all pairs), ``same`` (paired nodes, pairs of the same kind) or ``geometry`` (paired geometry), and the number of electron
 points, ``moving-geometry-4``; ``-r32`` behind it, for painn, filters of rank 32; ``-d1.0`` behind that, displacements up to
-1 A instead of 0.5 A. ``host-params`` has as many parameters
-as the form given by ``--like``.
+1 A instead of 0.5 A. ``host-params`` has as many parameters as the form given by ``--like``.
 """
 
 import argparse
@@ -111,8 +110,8 @@ def run(args: argparse.Namespace, molecule: str, form: str, seed: int) -> None:
 
 
 def mean_and_spread(values: list[float]) -> str:
-    spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def baselines(form: str) -> list[str]:
