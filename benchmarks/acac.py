@@ -32,11 +32,12 @@ RESULTS = Path(__file__).parent / "results"
 HOSTS = {
     "nequip": {"name": "nequip", "channels": 48, "n_layers": 4, "l_max": 2},
     "painn": {"name": "painn", "channels": 64, "n_layers": 3, "n_basis": 8, "basis": "bessel"},
+    "tensornet": {"name": "tensornet", "channels": 64, "n_layers": 2, "n_basis": 16},
 }
-ENVELOPES = {"nequip": "polynomial", "painn": "cosine"}
-POINTS = {"nequip": 1, "painn": 4}
-RATES = {"nequip": 4e-3, "painn": 1e-3}
-ENERGY_WEIGHTS = {"nequip": 200.0, "painn": 50.0}
+ENVELOPES = {"nequip": "polynomial", "painn": "cosine", "tensornet": "cosine"}
+POINTS = {"nequip": 1, "painn": 4, "tensornet": 4}
+RATES = {"nequip": 4e-3, "painn": 1e-3, "tensornet": 1e-3}
+ENERGY_WEIGHTS = {"nequip": 200.0, "painn": 50.0, "tensornet": 100.0}
 MD = {"300 K": "test_MD_300K", "600 K": "test_MD_600K"}
 SCANS = {"dihedral": "test_dihedral", "H transfer": "test_H_transfer"}
 AXES = ("dihedral angle C-C-C-O (degree)", "d(O-H) of donor minus acceptor (Å)")

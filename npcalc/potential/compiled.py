@@ -15,6 +15,10 @@ import torch
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+COMPILER_OPTIONS = {"realize_opcount_threshold": 8}
+"""Options of TorchInductor. What is computed for each edge (envelope, direction) is small and used for each
+channel; by default the compiler would compute it again for each block of channels."""
+
 
 def trace(function: Callable[..., Any], *example: Any, symbolic: bool = False) -> GraphModule:
     """Traces a function of tensors through ``torch.autograd.grad``.
@@ -77,7 +81,9 @@ def compile_graph(graph_module: GraphModule, example: Sequence[Any]) -> Callable
     if not compiler_available() and not torch.cuda.is_available():
         warn_no_compiler()
         return graph_module
-    compiled = torch.compile(graph_module, dynamic=False, fullgraph=True)
+    compiled = torch.compile(
+        graph_module, dynamic=False, fullgraph=True, options=COMPILER_OPTIONS
+    )
     try:
         compiled(*example)
     except Exception as error:

@@ -89,24 +89,24 @@ class ETLayer(ScalarVectorLayer):
         weight = self.weight(
             q[geometry.center], k[geometry.neighbor], F.silu(self.key_filter(radial))
         )
-        parts = split(
-            values[geometry.neighbor] * F.silu(self.value_filter(radial)), [c] * self.n_parts, 1
-        )
+        value = values[geometry.neighbor] * F.silu(self.value_filter(radial)) * envelope
+        parts = split(value, [c] * self.n_parts, 1)
         pull = parts[1][:, None] * v[geometry.neighbor]
         for m in range(self.n_directions):
             pull = pull + parts[2 + m][:, None] * geometry.direction[:, m, :, None]
-        message = torch.cat([parts[0] * weight, pull.flatten(1)], dim=1) * envelope
-        total = sum_edges(message, geometry.center, n)
+        # Scalars and vectors apart: the compiler makes slow code of joined ones.
+        attended = sum_edges(parts[0] * weight, geometry.center, n)
+        pulled = sum_edges(pull, geometry.center, n)
 
         weight = self.weight(q, k, F.silu(self.key_filter(self.itself)))
         own = split(values * F.silu(self.value_filter(self.itself)), [c] * self.n_parts, 1)
-        attended = total[:, :c] + own[0] * weight
-        pulled = self.vectors(total) + own[1][:, None] * v
+        attended = attended + own[0] * weight
+        pulled = pulled + own[1][:, None] * v
 
         v1, v2, v3 = split(self.mix(v), [c, c, c], 2)
         o1, o2, o3 = split(self.out(attended), [c, c, c], 1)
         ds = (v1 * v2).sum(1) * o2 + o3
-        return x + torch.cat([ds, (v3 * o1[:, None] + pulled).flatten(1)], dim=1)
+        return self.add(x, ds, v3 * o1[:, None] + pulled)
 
     def weight(self, q: Tensor, k: Tensor, filters: Tensor) -> Tensor:
         """Attention weights of each channel's head, shape (n, C)."""

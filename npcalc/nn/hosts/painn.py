@@ -58,10 +58,11 @@ class PaiNNLayer(ScalarVectorLayer):
         n_parts = 2 + spec.n_directions
         self.phi = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, n_parts * c))
         n_radial = spec.n_distances * config.n_basis
-        self.filter: nn.Module = nn.Linear(n_radial, n_parts * c)
+        self.first: nn.Module = nn.Identity()
         if config.filter_rank is not None:
-            first = nn.Linear(n_radial, config.filter_rank, bias=False)
-            self.filter = nn.Sequential(first, nn.Linear(config.filter_rank, n_parts * c))
+            self.first = nn.Linear(n_radial, config.filter_rank, bias=False)
+            n_radial = config.filter_rank
+        self.filter = nn.Linear(n_radial, n_parts * c)
         self.mix = nn.Linear(c, 2 * c, bias=False)
         self.update = nn.Sequential(nn.Linear(2 * c, c), nn.SiLU(), nn.Linear(c, 3 * c))
         self.basis = make_basis(config.basis, config.n_basis, spec.cutoff)
@@ -69,27 +70,25 @@ class PaiNNLayer(ScalarVectorLayer):
     def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         c = self.channels
         n = x.shape[0]
-        s = x[:, :c]
-        v = x[:, c:].reshape(n, 3, c)
+        s, v = self.scalars(x), self.vectors(x)
 
         basis = self.basis(geometry.distance)  # (E, K) -> (E, K, n_basis)
-        w = self.filter(basis.flatten(1)) * geometry.envelope[:, None]
+        w = self.filter(self.first(basis.flatten(1))) * geometry.envelope[:, None]
         w = w * self.phi(s)[geometry.neighbor]  # (E, (2 + M) c)
         parts = split(w, [c] * (2 + self.n_directions), 1)
         dv = parts[1][:, None] * v[geometry.neighbor]
         for m in range(self.n_directions):
             dv = dv + parts[2 + m][:, None] * geometry.direction[:, m, :, None]
-        message = torch.cat([parts[0], dv.flatten(1)], dim=1)
-        x = x + sum_edges(message, geometry.center, n)
+        # Scalars and vectors apart: the compiler makes slow code of joined ones.
+        s = s + sum_edges(parts[0], geometry.center, n)
+        v = v + sum_edges(dv, geometry.center, n)
 
-        s = x[:, :c]
-        v = x[:, c:].reshape(n, 3, c)
         v_v, v_w = split(self.mix(v), [c, c], 2)
         norm = torch.sqrt((v_v * v_v).sum(1) + self.epsilon)
         a_ss, a_vv, a_sv = split(self.update(torch.cat([s, norm], dim=1)), [c, c, c], 1)
-        ds = a_ss + a_sv * (v_v * v_w).sum(1)
-        dv = a_vv[:, None] * v_w
-        return x + torch.cat([ds, dv.flatten(1)], dim=1)
+        s = s + a_ss + a_sv * (v_v * v_w).sum(1)
+        v = v + a_vv[:, None] * v_w
+        return torch.cat([s, v.flatten(1)], dim=1)
 
 
 class PaiNN(Host):
