@@ -81,9 +81,7 @@ def compile_graph(graph_module: GraphModule, example: Sequence[Any]) -> Callable
     if not compiler_available() and not torch.cuda.is_available():
         warn_no_compiler()
         return graph_module
-    compiled = torch.compile(
-        graph_module, dynamic=False, fullgraph=True, options=COMPILER_OPTIONS
-    )
+    compiled = torch.compile(graph_module, dynamic=False, fullgraph=True, options=COMPILER_OPTIONS)
     try:
         compiled(*example)
     except Exception as error:
