@@ -230,7 +230,6 @@ class PolarizedModel(nn.Module):
             self.refresh_isolated()
         return self
 
-    @torch.jit.unused
     def refresh_isolated(self) -> None:
         """Stores the readout of each isolated species in ``isolated_energy``."""
         buffer = self.isolated_energy
@@ -281,7 +280,6 @@ class PolarizedModel(nn.Module):
         x = self.host.embed(types, geometry)
         states: list[Tensor] = []
         scalars = x
-        # TorchScript unrolls this loop; it knows neither strict=True nor other iterables here.
         for layer, update, exchange in zip(self.host.layers, self.updates, self.exchanges):  # type: ignore[arg-type]
             if len(states) > 0:
                 geometry = self.coupling.geometry(edges, center, neighbor, d)

@@ -9,18 +9,24 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
 
 from ..files import new_file
 from ..model import PolarizedModel
 from .card import FORMAT, Card
 from .derivatives import PotentialModule
 from .molecular import MolecularProperties
+from .portable import portable_source
+
+Script = Callable[..., dict[str, Tensor]]
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -80,16 +86,38 @@ def write_archive(
     Raises:
         FileExistsError: The file exists.
     """
+    card = card.model_copy(update={"format": FORMAT})
     weights = {k: v.detach().cpu().contiguous() for k, v in model.named_parameters()}
     module = build_module(card, weights, getattr(torch, card.dtype))
     with warnings.catch_warnings():
         # torch deprecates TorchScript from 2.10 on and says so at each call.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
-        scripted = torch.jit.script(module)
+        source, constants = portable_source(module)
+        # A class of its own: TorchScript lets modules of one class and the same attributes share methods.
+        holder = type("PortablePotential", (nn.Module,), {})()
+        for name, value in constants.items():
+            holder.register_buffer(name, value.detach().clone())
+        scripted: Any = torch.jit.script(holder.eval())
+        scripted.define(source)
         extra = {CARD: card.model_dump_json(indent=1), WEIGHTS: save_tensors(weights)}
         with new_file(path, overwrite) as partial:
             torch.jit.save(scripted, str(partial), _extra_files=extra)
+
+
+def load_script(path: str | os.PathLike[str], device: torch.device) -> Script:
+    """The TorchScript of a potential, which needs neither its network nor a compiler.
+
+    Args:
+        path: File that `write_archive` wrote.
+        device: Where to load it.
+
+    Returns:
+        A function with arguments and results of `PotentialModule.forward`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(os.fspath(path), map_location=device)
 
 
 def read_archive(path: str | os.PathLike[str]) -> tuple[Card, dict[str, torch.Tensor]]:

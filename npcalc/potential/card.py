@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..model import ModelConfig
 
-FORMAT = 2
+FORMAT = 3
+"""Version of the file format: 2 added molecular properties, 3 TorchScript without autograd."""
 
 
 class Card(BaseModel):

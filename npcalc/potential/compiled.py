@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-COMPILER_OPTIONS = {"realize_opcount_threshold": 8}
+from .derivatives import PotentialModule
+
+COMPILER_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 8}
 """Options of TorchInductor. What is computed for each edge (envelope, direction) is small and used for each
 channel; by default the compiler would compute it again for each block of channels."""
 
@@ -46,6 +49,37 @@ def trace(function: Callable[..., Any], *example: Any, symbolic: bool = False) -
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module
+
+
+def example_inputs(module: PotentialModule) -> tuple[Tensor, ...]:
+    """Arguments of `PotentialModule.forward` to trace with; their values do not matter."""
+    device = module.reference.device
+    n_atoms, n_edges, n_systems = 7, 11, 5  # all different: tracing takes equal ones for one
+    positions = torch.arange(3.0 * n_atoms, dtype=torch.float64).reshape(n_atoms, 3).sin()
+    center = torch.arange(n_edges) % n_atoms
+    inputs = (
+        positions,
+        torch.zeros(n_systems, 3, 3, dtype=torch.float64),
+        torch.zeros(n_atoms, dtype=torch.int64),
+        torch.stack([center, (center + 1 + torch.arange(n_edges) // n_atoms) % n_atoms]),
+        torch.zeros(n_edges, 3, dtype=torch.float64),
+        torch.arange(n_atoms) % n_systems,
+    )
+    return tuple(t.to(device) for t in inputs)
+
+
+def trace_module(module: PotentialModule) -> GraphModule:
+    """Traces a potential for any number of atoms, edges and systems.
+
+    Args:
+        module: Potential in evaluation mode.
+
+    Returns:
+        A graph from the arguments of ``module`` to its outputs as a tuple.
+    """
+    return trace(
+        lambda *tensors: tuple(module(*tensors).values()), *example_inputs(module), symbolic=True
+    )
 
 
 def compiler_available() -> bool:

@@ -17,6 +17,9 @@ from ..model import PolarizedModel
 from ..nn.scatter import sum_edges
 from .molecular import MolecularProperties
 
+ARGUMENTS = ("positions", "cell", "species", "edge_index", "shifts", "batch")
+"""Names of the arguments of `PotentialModule.forward`, those of the fields of an `AtomGraph`."""
+
 OUTPUTS = (
     "energies",
     "forces",

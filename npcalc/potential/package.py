@@ -18,7 +18,14 @@ from torch import Tensor
 from torch.export import Dim
 
 from .._version import __version__
-from .compiled import compiler_available, trace, warn_failed, warn_no_compiler
+from .compiled import (
+    COMPILER_OPTIONS,
+    compiler_available,
+    example_inputs,
+    trace_module,
+    warn_failed,
+    warn_no_compiler,
+)
 from .derivatives import PotentialModule
 
 Package = Callable[..., list[Tensor]]
@@ -70,23 +77,6 @@ def package_path(sha256: str, dtype: str, device: torch.device) -> Path:
     return cache_folder() / f"{digest.hexdigest()[:32]}.pt2"
 
 
-def example_inputs(module: PotentialModule) -> tuple[Tensor, ...]:
-    """Arguments of `PotentialModule.forward` to trace with; their values do not matter."""
-    device = module.reference.device
-    n_atoms, n_edges, n_systems = 7, 11, 5  # all different: tracing takes equal ones for one
-    positions = torch.arange(3.0 * n_atoms, dtype=torch.float64).reshape(n_atoms, 3).sin()
-    center = torch.arange(n_edges) % n_atoms
-    inputs = (
-        positions,
-        torch.zeros(n_systems, 3, 3, dtype=torch.float64),
-        torch.zeros(n_atoms, dtype=torch.int64),
-        torch.stack([center, (center + 1 + torch.arange(n_edges) // n_atoms) % n_atoms]),
-        torch.zeros(n_edges, 3, dtype=torch.float64),
-        torch.arange(n_atoms) % n_systems,
-    )
-    return tuple(t.to(device) for t in inputs)
-
-
 def export_program(module: PotentialModule) -> torch.export.ExportedProgram:
     """The potential as a plain graph of operators for two or more atoms, edges and systems.
 
@@ -97,7 +87,7 @@ def export_program(module: PotentialModule) -> torch.export.ExportedProgram:
         A program from the arguments of ``module`` to its outputs as a tuple.
     """
     inputs = example_inputs(module)
-    graph = trace(lambda *tensors: tuple(module(*tensors).values()), *inputs, symbolic=True)
+    graph = trace_module(module)
     atoms, edges, systems = (Dim(f"n_{name}", min=2) for name in ("atoms", "edges", "systems"))
     sizes = ({0: atoms}, {0: systems}, {0: atoms}, {1: edges}, {0: edges}, {0: atoms})
     with torch.no_grad():
@@ -115,7 +105,9 @@ def compile_package(module: PotentialModule, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about its internals
         part = str(Path(folder) / path.name)
-        torch._inductor.aoti_compile_and_package(export_program(module), package_path=part)
+        torch._inductor.aoti_compile_and_package(
+            export_program(module), package_path=part, inductor_configs=dict(COMPILER_OPTIONS)
+        )
         os.replace(part, path)
 
 

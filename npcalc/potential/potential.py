@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..graph import AtomGraph
 from . import derivatives
-from .archive import build_module, read_archive, write_archive
+from .archive import Script, build_module, load_script, read_archive, write_archive
 from .card import Card
 from .derivatives import OUTPUTS, PER_SYSTEM
 from .package import Package, load_package
@@ -55,6 +55,7 @@ class Potential:
         self.device = torch.device(device)
         self.module = build_module(card, weights, DTYPES[name]).to(self.device)
         self._packages: dict[int, Package | None] = {}
+        self._script: Script | None = None
 
     @property
     def sha256(self) -> str:
@@ -84,8 +85,19 @@ class Potential:
         Returns:
             Tensors by name in the units of `npcalc.conventions`.
         """
+        if self._script is not None:
+            with torch.no_grad():
+                return self._script(*graph)
         with torch.enable_grad():
             return {k: v.detach() for k, v in self.module(*graph).items()}
+
+    def use_script(self, script: Script) -> None:
+        """Evaluates by a script of the same function, which is faster than the network and its gradient.
+
+        Args:
+            script: From the file of this potential, see `archive.load_script`.
+        """
+        self._script = script
 
     def compile(self) -> bool:
         """Compiles the potential, or loads what was compiled before, see `package`.
@@ -166,8 +178,13 @@ def load_potential(
         FileNotFoundError: There is no such potential; the message lists those that exist.
         ArchiveError: The file is not a potential, damaged, or of a newer format.
     """
-    card, weights = read_archive(find_potential(name_or_path))
-    return Potential(card, weights, device, dtype)
+    path = find_potential(name_or_path)
+    card, weights = read_archive(path)
+    potential = Potential(card, weights, device, dtype)
+    # The script of older formats is the network with autograd: no faster, and without properties.
+    if card.format >= 3 and potential.dtype == card.dtype:
+        potential.use_script(load_script(path, potential.device))
+    return potential
 
 
 def save_potential(

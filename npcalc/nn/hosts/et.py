@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
-from ..split import split
 from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
 
 
@@ -90,7 +89,7 @@ class ETLayer(ScalarVectorLayer):
             q[geometry.center], k[geometry.neighbor], F.silu(self.key_filter(radial))
         )
         value = values[geometry.neighbor] * F.silu(self.value_filter(radial)) * envelope
-        parts = split(value, [c] * self.n_parts, 1)
+        parts = torch.split(value, [c] * self.n_parts, dim=1)
         pull = parts[1][:, None] * v[geometry.neighbor]
         for m in range(self.n_directions):
             pull = pull + parts[2 + m][:, None] * geometry.direction[:, m, :, None]
@@ -99,12 +98,14 @@ class ETLayer(ScalarVectorLayer):
         pulled = sum_edges(pull, geometry.center, n)
 
         weight = self.weight(q, k, F.silu(self.key_filter(self.itself)))
-        own = split(values * F.silu(self.value_filter(self.itself)), [c] * self.n_parts, 1)
+        own = torch.split(
+            values * F.silu(self.value_filter(self.itself)), [c] * self.n_parts, dim=1
+        )
         attended = attended + own[0] * weight
         pulled = pulled + own[1][:, None] * v
 
-        v1, v2, v3 = split(self.mix(v), [c, c, c], 2)
-        o1, o2, o3 = split(self.out(attended), [c, c, c], 1)
+        v1, v2, v3 = torch.split(self.mix(v), [c, c, c], dim=2)
+        o1, o2, o3 = torch.split(self.out(attended), [c, c, c], dim=1)
         ds = (v1 * v2).sum(1) * o2 + o3
         return self.add(x, ds, v3 * o1[:, None] + pulled)
 
@@ -141,7 +142,9 @@ class GatedBlock(nn.Module):
         """Maps scalars (n, n_in) and vectors (n, 3, n_in) to (n, n_out) and (n, 3, n_out)."""
         mixed = self.length(v)
         length = torch.sqrt((mixed * mixed).sum(1) + self.epsilon)
-        a, gate = split(self.update(torch.cat([s, length], dim=1)), [self.n_out, self.n_out], 1)
+        a, gate = torch.split(
+            self.update(torch.cat([s, length], dim=1)), [self.n_out, self.n_out], dim=1
+        )
         return F.silu(a) if self.activate else a, gate[:, None] * self.vector(v)
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..radial import BesselBasis
-from ..split import split
 from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 from .nequip import Convolution, EdgeHarmonics, NequIPConfig, ScaledLinear, TypeLinear
 
@@ -197,7 +196,7 @@ class MACELayer(HostLayer):
 
     def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         n, c = x.shape[0], self.channels
-        inputs = split(x.reshape(n, -1, c), self.in_dims, 1)
+        inputs = torch.split(x.reshape(n, -1, c), self.in_dims, dim=1)
         basis = self.basis(geometry.distance).flatten(1)
         harmonics = self.harmonics(basis, geometry.direction)
         mixed: list[Tensor] = []
@@ -205,7 +204,7 @@ class MACELayer(HostLayer):
             mixed.append(linear(inputs[k]))
         message = self.convolution(torch.cat(mixed, dim=1) * self.norm, harmonics, basis, geometry)
 
-        parts = split(message, self.convolution.widths, 1)
+        parts = torch.split(message, self.convolution.widths, dim=1)
         atomic: list[Tensor] = []
         for k, linear in enumerate(self.after):
             n_paths, dim = self.convolution.paths[k], self.out_dims[k]

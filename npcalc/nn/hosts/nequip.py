@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from ..radial import BesselBasis
 from ..scatter import sum_edges
-from ..split import split
 from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 
@@ -159,8 +158,8 @@ class Convolution(nn.Module):
         weight = self.radial(basis) * geometry.envelope[:, None]
         product = torch.matmul(harmonics, self.table).reshape(-1, self.q, self.d_in)
         y = torch.bmm(product, x[geometry.neighbor])  # (E, Q, d_in), (E, d_in, C) -> (E, Q, C)
-        weights = split(weight, self.weight_widths, 1)
-        products = split(y, self.widths, 1)
+        weights = torch.split(weight, self.weight_widths, dim=1)
+        products = torch.split(y, self.widths, dim=1)
         parts: list[Tensor] = []
         for k, dim in enumerate(self.dims):
             w = weights[k].reshape(-1, self.paths[k], 1, c)
@@ -304,13 +303,13 @@ class NequIPLayer(HostLayer):
         harmonics = self.harmonics(basis, geometry.direction)
 
         mixed: list[Tensor] = []
-        inputs = split(x, self.in_dims, 1)
+        inputs = torch.split(x, self.in_dims, dim=1)
         for k, linear in enumerate(self.before):
             mixed.append(linear(inputs[k]))
         message = self.convolution(torch.cat(mixed, dim=1) * self.norm, harmonics, basis, geometry)
 
         out: list[Tensor] = []
-        messages = split(message, self.convolution.widths, 1)
+        messages = torch.split(message, self.convolution.widths, dim=1)
         for k, linear in enumerate(self.after):
             n_paths = self.convolution.paths[k]
             dim = self.out_dims[k]

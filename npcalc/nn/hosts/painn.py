@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..radial import make_basis
 from ..scatter import sum_edges
-from ..split import split
 from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
 
 
@@ -75,7 +74,7 @@ class PaiNNLayer(ScalarVectorLayer):
         basis = self.basis(geometry.distance)  # (E, K) -> (E, K, n_basis)
         w = self.filter(self.first(basis.flatten(1))) * geometry.envelope[:, None]
         w = w * self.phi(s)[geometry.neighbor]  # (E, (2 + M) c)
-        parts = split(w, [c] * (2 + self.n_directions), 1)
+        parts = torch.split(w, [c] * (2 + self.n_directions), dim=1)
         dv = parts[1][:, None] * v[geometry.neighbor]
         for m in range(self.n_directions):
             dv = dv + parts[2 + m][:, None] * geometry.direction[:, m, :, None]
@@ -83,9 +82,9 @@ class PaiNNLayer(ScalarVectorLayer):
         s = s + sum_edges(parts[0], geometry.center, n)
         v = v + sum_edges(dv, geometry.center, n)
 
-        v_v, v_w = split(self.mix(v), [c, c], 2)
+        v_v, v_w = torch.split(self.mix(v), [c, c], dim=2)
         norm = torch.sqrt((v_v * v_v).sum(1) + self.epsilon)
-        a_ss, a_vv, a_sv = split(self.update(torch.cat([s, norm], dim=1)), [c, c, c], 1)
+        a_ss, a_vv, a_sv = torch.split(self.update(torch.cat([s, norm], dim=1)), [c, c, c], dim=1)
         s = s + a_ss + a_sv * (v_v * v_w).sum(1)
         v = v + a_vv[:, None] * v_w
         return torch.cat([s, v.flatten(1)], dim=1)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
-from ..split import split
 from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 
@@ -69,7 +68,7 @@ class TensorLinear(nn.Module):
     def forward(self, parts: Tensor) -> Tensor:
         """Maps parts (n, 10, C) to the same shape."""
         done: list[Tensor] = []
-        pieces = split(parts, [1, 3, 6], 1)
+        pieces = torch.split(parts, [1, 3, 6], dim=1)
         for k, linear in enumerate(self.maps):
             done.append(linear(pieces[k]))
         return torch.cat(done, dim=1)
@@ -187,7 +186,7 @@ class TensorNet(Host):
     def energy(self, states: list[Tensor]) -> Tensor:
         n, c = states[-1].shape[0], self.channels
         parts = decompose(states[-1].reshape(n, 3, 3, c))
-        i, a, s = split(parts, [1, 3, 6], 1)
+        i, a, s = torch.split(parts, [1, 3, 6], dim=1)
         squares = torch.cat(
             [
                 3.0 * (i * i).flatten(1),

@@ -1,0 +1,134 @@
+"""The portable form of a potential: energies and forces as the source of one plain forward function.
+
+Scripting the network itself would leave the forces to TorchScript's autograd, which records and
+walks a tape at every call. Here the function is traced through its gradient with symbolic sizes,
+cleaned, and written down as TorchScript: the same numbers, no tape, no compiler, any number of
+atoms, edges and systems.
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from .compiled import trace_module
+from .derivatives import ARGUMENTS, OUTPUTS, PotentialModule
+
+END = 2**63 - 1
+"""How ATen writes the open end of a slice."""
+
+aten = torch.ops.aten
+
+
+def portable_source(module: PotentialModule) -> tuple[str, dict[str, Tensor]]:
+    """TorchScript source of a potential.
+
+    Args:
+        module: Potential in evaluation mode.
+
+    Returns:
+        Source of a method ``forward`` with the arguments and results of `PotentialModule.forward`,
+        and the tensors by name that it reads from ``self``.
+    """
+    graph_module = trace_module(module)
+    clean(graph_module)
+    return write_source(graph_module)
+
+
+def clean(graph_module: GraphModule) -> None:
+    """Removes what changes nothing: slices over a whole axis, repeated calculations, dead ends."""
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if _is_whole_slice(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    _merge_repeated(graph)
+    graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def _is_whole_slice(node: Node) -> bool:
+    if node.target is aten.slice.Tensor:
+        return node.args[2:4] == (0, END)
+    return node.target is aten.slice_backward.default and node.args[3:] == (0, END, 1)
+
+
+def _merge_repeated(graph: Graph) -> None:
+    """Lets nodes that do the same with the same arguments be one; none here writes to its arguments."""
+    seen: dict[str, Node] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "get_attr"):
+            continue
+        key = f"{node.op} {node.target} {node.args} {sorted(node.kwargs.items())}"
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+            graph.erase_node(node)
+        else:
+            seen[key] = node
+
+
+def write_source(graph_module: GraphModule) -> tuple[str, dict[str, Tensor]]:
+    """TorchScript source of a graph's ``forward``, and the constants that it reads from ``self``.
+
+    Args:
+        graph_module: A graph of ATen operators with `ARGUMENTS` as arguments and `OUTPUTS` as results.
+
+    Returns:
+        Source and constants by name.
+    """
+    constants: dict[str, Tensor] = {}
+    lines = [f"def forward(self, {', '.join(ARGUMENTS)}):"]
+    names: dict[Node, str] = {}
+    arguments = iter(ARGUMENTS)
+    for number, node in enumerate(graph_module.graph.nodes):
+        if node.op == "placeholder":
+            names[node] = next(arguments)
+        elif node.op == "get_attr":
+            key = f"c{len(constants)}"
+            constants[key] = getattr(graph_module, str(node.target))
+            names[node] = f"self.{key}"
+        elif node.op == "call_function":
+            names[node] = f"v{number}"
+            lines.append(f"    v{number} = {_call(node, names)}")
+        else:
+            results = zip(OUTPUTS, node.args[0], strict=True)
+            items = ", ".join(f'"{key}": {names[value]}' for key, value in results)
+            lines.append(f"    return {{{items}}}")
+    return "\n".join(lines) + "\n", constants
+
+
+def _call(node: Node, names: dict[Node, str]) -> str:
+    """A node as an expression."""
+    target = node.target
+    args = [_text(a, names) for a in node.args]
+    if target is operator.getitem:
+        return f"{args[0]}[{args[1]}]"
+    if target in (operator.mul, operator.add, operator.sub, operator.floordiv):
+        sign = {"mul": "*", "add": "+", "sub": "-", "floordiv": "//"}[target.__name__]
+        return f"({args[0]} {sign} {args[1]})"
+    if target is aten.sym_size.int:
+        return f"{args[0]}.size({args[1]})"
+    if target in (aten.index.Tensor, aten.index_put.default):
+        # A list without None would be taken for one that cannot hold it.
+        args[1] = f"torch.jit.annotate(List[Optional[Tensor]], {args[1]})"
+    for key, value in node.kwargs.items():
+        if key == "device":  # that of the arguments, whatever it was when the graph was traced
+            args.append(f"device={ARGUMENTS[0]}.device")
+        elif value is not None:
+            args.append(f"{key}={_text(value, names)}")
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        raise NotImplementedError(f"operator {target} has no TorchScript form here")
+    return f"torch.ops.aten.{target._schema.name.split('::')[1]}({', '.join(args)})"
+
+
+def _text(value: Any, names: dict[Node, str]) -> str:
+    """An argument as an expression."""
+    if isinstance(value, Node):
+        return names[value]
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_text(v, names) for v in value) + "]"
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return f'float("{value}")'
+    return repr(value)  # numbers, None, and torch's names of types and layouts
