@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
 
 from .derivatives import PotentialModule
 
-COMPILER_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 8}
-"""Options of TorchInductor. What is computed for each edge (envelope, direction) is small and used for each
-channel; by default the compiler would compute it again for each block of channels."""
+TOLERANCE = 2e-3
+"""Largest difference of compiled from uncompiled results, relative to the largest element."""
 
 
 def trace(function: Callable[..., Any], *example: Any, symbolic: bool = False) -> GraphModule:
@@ -105,6 +105,9 @@ def warn_failed(error: Exception) -> None:
 def compile_graph(graph_module: GraphModule, example: Sequence[Any]) -> Callable[..., Any]:
     """Compiles a traced graph, or warns and returns it as it is where that fails.
 
+    Compilers have faults: results and, where the arguments require gradients, the gradient of the
+    first result are compared with those of the graph before the compiled code is trusted.
+
     Args:
         graph_module: A graph from `trace`.
         example: Arguments to try it on.
@@ -115,10 +118,39 @@ def compile_graph(graph_module: GraphModule, example: Sequence[Any]) -> Callable
     if not compiler_available() and not torch.cuda.is_available():
         warn_no_compiler()
         return graph_module
-    compiled = torch.compile(graph_module, dynamic=False, fullgraph=True, options=COMPILER_OPTIONS)
+    compiled = torch.compile(graph_module, dynamic=False, fullgraph=True)
     try:
-        compiled(*example)
+        check_agreement(_with_gradient(compiled, example), _with_gradient(graph_module, example))
     except Exception as error:
         warn_failed(error)
         return graph_module
     return compiled
+
+
+def _with_gradient(function: Callable[..., Any], example: Sequence[Any]) -> list[Tensor]:
+    """Results of a function, and the gradient of the first of them by what requires one."""
+    results = tree_leaves(function(*example))
+    inputs = [t for t in tree_leaves(example) if isinstance(t, Tensor) and t.requires_grad]
+    if not inputs or not results[0].requires_grad:
+        return results
+    return results + list(torch.autograd.grad(results[0], inputs, allow_unused=True))
+
+
+def check_agreement(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Compares results of compiled code with those of the code that it was made of.
+
+    Args:
+        found: Results of the compiled code.
+        expected: Results without compilation.
+
+    Raises:
+        RuntimeError: They differ by more than rounding.
+    """
+    for k, (a, b) in enumerate(zip(found, expected, strict=True)):
+        if b is None or b.numel() == 0:
+            continue
+        error, size = float((a - b).abs().max()), float(b.abs().max())
+        if not error <= TOLERANCE * size + 1e-5:
+            raise RuntimeError(
+                f"the compiler made wrong code: result {k} is off by {error:.2g}, its size is {size:.2g}"
+            )

@@ -19,7 +19,7 @@ from torch.export import Dim
 
 from .._version import __version__
 from .compiled import (
-    COMPILER_OPTIONS,
+    check_agreement,
     compiler_available,
     example_inputs,
     trace_module,
@@ -105,10 +105,19 @@ def compile_package(module: PotentialModule, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about its internals
         part = str(Path(folder) / path.name)
-        torch._inductor.aoti_compile_and_package(
-            export_program(module), package_path=part, inductor_configs=dict(COMPILER_OPTIONS)
-        )
+        torch._inductor.aoti_compile_and_package(export_program(module), package_path=part)
+        _check(module, part)
         os.replace(part, path)
+
+
+def _check(module: PotentialModule, path: str) -> None:
+    """Compares a package with the network on a made-up structure."""
+    inputs = example_inputs(module)
+    with torch.enable_grad():
+        expected = [t.detach() for t in module(*inputs).values()]
+    with torch.no_grad():
+        found = _load(Path(path), module.reference.device)(*inputs)
+    check_agreement(found, expected)
 
 
 def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | None:
