@@ -15,6 +15,10 @@ from .potential.derivatives import edge_vectors
 Array = NDArray[np.float64]
 
 
+FEW_EDGES = 2000
+"""Edges up to which those in the skin, which count for nothing, are not worth leaving out."""
+
+
 class _Species(NamedTuple):
     """What follows from the elements of a structure.
 
@@ -90,6 +94,8 @@ class GraphBuilder:
         )
         if edges.may_overlap:
             _check_distances(graph, atoms)
+        if self.neighbors.skin > 0.0 and edges.edge_index.shape[1] > FEW_EDGES:
+            return _within(graph, self.neighbors.cutoff)
         return graph
 
     def _known_species(self, atoms: Atoms) -> _Species:
@@ -122,6 +128,14 @@ class GraphBuilder:
             translations = torch.as_tensor(shifts, device=self.device)
             self._edges = _Edges(found, index, translations, may_overlap)
         return self._edges
+
+
+def _within(graph: AtomGraph, cutoff: float) -> AtomGraph:
+    """A graph of one system without the edges that reach beyond the cutoff."""
+    ends = graph.positions[graph.edge_index]
+    vectors = torch.addmm(ends[1] - ends[0], graph.shifts, graph.cell[0])
+    inside = (vectors * vectors).sum(1) < cutoff**2
+    return graph._replace(edge_index=graph.edge_index[:, inside], shifts=graph.shifts[inside])
 
 
 def _check(atoms: Atoms) -> None:

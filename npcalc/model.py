@@ -271,25 +271,81 @@ class PolarizedModel(nn.Module):
         self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
     ) -> ModelOutput:
         """As `forward`, with the readouts of isolated atoms still in the energy."""
-        n = species.shape[0]
-        d = torch.zeros(n, self.n_points, 3, dtype=edges.dtype, device=edges.device)
-        types = self.coupling.point_types(species, self.n_species)
-        geometry = self.coupling.geometry(edges, center, neighbor, d)
-        nuclear_envelope = geometry.envelope[: center.shape[0]]
-        nuclear_distance = geometry.distance[: center.shape[0], 0]
-        x = self.host.embed(types, geometry)
+        x, d = self.start(edges, species, center, neighbor)
         states: list[Tensor] = []
-        scalars = x
-        for layer, update, exchange in zip(self.host.layers, self.updates, self.exchanges):  # type: ignore[arg-type]
-            if len(states) > 0:
-                geometry = self.coupling.geometry(edges, center, neighbor, d)
-            x = layer(x, types, geometry)
-            if self.has_exchange:
-                ds, dv = exchange(layer.scalars(x), layer.vectors(x), d)
-                x = layer.add(x, ds, dv)
-            scalars = layer.scalars(x)
-            d = update(scalars, layer.vectors(x), d)
+        for index in range(len(self.updates)):
+            x, d = self.step(index, x, d, edges, species, center, neighbor)
             states.append(x)
+        return self.read(states, d, edges, species, center, neighbor)
+
+    def start(
+        self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """State of the host's points before the first layer, and displacements of zero.
+
+        Args:
+            edges: Vectors r_ij in Angstrom, shape (n_edges, 3).
+            species: Index of each atom's element, shape (n_atoms,).
+            center: Center atoms, shape (n_edges,).
+            neighbor: Neighbor atoms, shape (n_edges,).
+
+        Returns:
+            State (n_host_points, C) and displacements (n_atoms, n_points, 3).
+        """
+        d = edges.new_zeros(species.shape[0], self.n_points, 3)
+        types = self.coupling.point_types(species, self.n_species)
+        return self.host.embed(types, self.coupling.geometry(edges, center, neighbor, d)), d
+
+    def step(
+        self,
+        index: int,
+        x: Tensor,
+        d: Tensor,
+        edges: Tensor,
+        species: Tensor,
+        center: Tensor,
+        neighbor: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """One layer: messages, exchange within the atoms, movement of the electron points.
+
+        Rows of an atom depend on its own edges and on the rows at their ends alone.
+
+        Args:
+            index: Which layer.
+            x: State (n_host_points, C).
+            d: Displacements in Angstrom, shape (n_atoms, n_points, 3).
+            edges: Vectors r_ij in Angstrom, shape (n_edges, 3).
+            species: Index of each atom's element, shape (n_atoms,).
+            center: Center atoms, shape (n_edges,).
+            neighbor: Neighbor atoms, shape (n_edges,).
+
+        Returns:
+            New state and displacements.
+        """
+        layer = self.layer(index)
+        types = self.coupling.point_types(species, self.n_species)
+        x = layer(x, types, self.coupling.geometry(edges, center, neighbor, d))
+        if self.has_exchange:
+            ds, dv = self.exchanges[index](layer.scalars(x), layer.vectors(x), d)
+            x = layer.add(x, ds, dv)
+        return x, self.updates[index](layer.scalars(x), layer.vectors(x), d)
+
+    def read(
+        self,
+        states: list[Tensor],
+        d: Tensor,
+        edges: Tensor,
+        species: Tensor,
+        center: Tensor,
+        neighbor: Tensor,
+    ) -> ModelOutput:
+        """Outputs from the states after each layer and the last displacements.
+
+        All but the increments of the edges are of each atom alone; arguments as of `step`.
+        """
+        n = species.shape[0]
+        scalars = self.layer(len(states) - 1).scalars(states[-1])
+        bare = self.coupling.bare(edges, center, neighbor)
         return ModelOutput(
             self.host.energy(states).reshape(-1, n).sum(0),
             d,
@@ -298,11 +354,15 @@ class PolarizedModel(nn.Module):
                 self.coupling.nuclear(scalars, n),
                 center,
                 neighbor,
-                nuclear_distance,
-                nuclear_envelope,
+                bare.distance[:, 0],
+                bare.envelope,
             ),
             self.properties(scalars, n),
         )
+
+    def layer(self, index: int) -> HostLayer:
+        """A layer of the host."""
+        return self.host.layers[index]  # type: ignore[index, return-value]
 
 
 def make_coupling(config: ModelConfig) -> Coupling:

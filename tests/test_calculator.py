@@ -15,6 +15,7 @@ from ase.vibrations import Infrared, Vibrations
 from systems import crystal, dimer, ethanol, evaluate, make_potential
 
 from npcalc import DomainWarning, NPCalculator
+from npcalc.builder import FEW_EDGES
 
 TIGHT = {"composition": "C2H6O"}
 
@@ -73,6 +74,19 @@ def test_skin_changes_nothing_while_atoms_move(calculator):
         exact = evaluate(calculator.potential, atoms)
         np.testing.assert_allclose(atoms.get_forces(), exact["forces"], atol=1e-9)
     assert 1 < calculator.build.neighbors.n_searches < 20
+
+
+def test_edges_in_the_skin_are_left_out_of_large_graphs():
+    potential = make_potential("painn", "geometry")
+    atoms = crystal().repeat(3)
+    with_skin, without = (NPCalculator(potential, skin=s, check_domain=False) for s in (0.6, 0.0))
+    assert with_skin.graph(atoms).edge_index.shape == without.graph(atoms).edge_index.shape
+    atoms.rattle(0.02, seed=4)
+    a, b = with_skin.graph(atoms), without.graph(atoms)
+    assert with_skin.build.neighbors.n_searches == 1
+    assert a.edge_index.shape[1] == b.edge_index.shape[1] > FEW_EDGES
+    out = [potential.evaluate(g)["forces"].numpy() for g in (a, b)]
+    np.testing.assert_allclose(*out, atol=1e-10)
 
 
 def test_cache_notices_changes(calculator):

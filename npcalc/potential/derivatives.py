@@ -205,21 +205,37 @@ class PotentialModule(nn.Module):
         vectors = edge_vectors(positions, cell, edge_index, shifts, batch)
         dtype = self.edge_potential.model.isolated_energy.dtype
         out = self.edge_potential(vectors.to(dtype), species, center, neighbor)
-        virial = vectors[:, :, None] * out.edge_gradient.to(torch.float64)[:, None, :]
-        formal = self.formal[species]
-        atomic_dipoles = out.dipoles.to(torch.float64)
-        n_systems = cell.shape[0]
-        dipole = sum_edges(atomic_dipoles + formal[:, None] * positions, batch, n_systems)
-        return {
-            "energies": self.reference[species] + out.energies.to(torch.float64),
-            "forces": out.forces.to(torch.float64),
-            "virial": sum_edges(virial, batch[center], n_systems),
-            "dipole": dipole,
-            "atomic_dipoles": atomic_dipoles,
-            "charges": formal + out.charges.to(torch.float64),
-            "displacements": out.displacements.to(torch.float64),
-            "properties": self.properties(out.properties, dipole, positions, species, batch),
-        }
+        graph = AtomGraph(positions, cell, species, edge_index, shifts, batch)
+        return assemble(self, out, graph, vectors)
+
+
+def assemble(
+    module: PotentialModule, out: AtomicOutput, graph: AtomGraph, vectors: Tensor
+) -> dict[str, Tensor]:
+    """What `PotentialModule.forward` returns, from outputs per atom and edge.
+
+    Args:
+        module: The potential.
+        out: Outputs of its network.
+        graph: The structures.
+        vectors: Edge vectors in Angstrom, float64, shape (n_edges, 3).
+    """
+    positions, cell, species, edge_index, _, batch = graph
+    virial = vectors[:, :, None] * out.edge_gradient.to(torch.float64)[:, None, :]
+    formal = module.formal[species]
+    atomic_dipoles = out.dipoles.to(torch.float64)
+    n_systems = cell.shape[0]
+    dipole = sum_edges(atomic_dipoles + formal[:, None] * positions, batch, n_systems)
+    return {
+        "energies": module.reference[species] + out.energies.to(torch.float64),
+        "forces": out.forces.to(torch.float64),
+        "virial": sum_edges(virial, batch[edge_index[0]], n_systems),
+        "dipole": dipole,
+        "atomic_dipoles": atomic_dipoles,
+        "charges": formal + out.charges.to(torch.float64),
+        "displacements": out.displacements.to(torch.float64),
+        "properties": module.properties(out.properties, dipole, positions, species, batch),
+    }
 
 
 def _differentiable(module: PotentialModule, graph: AtomGraph) -> tuple[Tensor, AtomicOutput]:

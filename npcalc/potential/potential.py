@@ -9,10 +9,17 @@ from torch import Tensor
 from ..graph import AtomGraph
 from . import derivatives
 from .archive import Script, build_module, load_script, read_archive, write_archive
+from .blocks import evaluate_in_blocks
 from .card import Card
 from .derivatives import OUTPUTS, PER_SYSTEM
 from .package import Package, load_package
 from .registry import find_potential
+
+EDGES_AT_ONCE = 20_000
+"""Edges up to which a graph is evaluated in one piece; with more, blocks that fit the caches are faster."""
+
+EDGES_AT_ONCE_COMPILED = 750_000
+"""The same for compiled code, which is faster in one piece, at some 13 kB of memory for each edge."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -79,12 +86,16 @@ class Potential:
     def evaluate(self, graph: AtomGraph) -> dict[str, Tensor]:
         """All first-order quantities of a batch, see `PotentialModule.forward`.
 
+        Graphs of more than `EDGES_AT_ONCE` edges are evaluated in blocks, see `blocks`.
+
         Args:
             graph: Structures on the potential's device.
 
         Returns:
             Tensors by name in the units of `npcalc.conventions`.
         """
+        if graph.edge_index.shape[1] > EDGES_AT_ONCE:
+            return evaluate_in_blocks(self.module, graph)
         if self._script is not None:
             with torch.no_grad():
                 return self._script(*graph)
@@ -117,7 +128,8 @@ class Potential:
         """The same as `evaluate` through compiled code, which serves structures of all sizes.
 
         The first call takes a minute where the potential has not been compiled on this machine
-        yet. Without a compiler, and for graphs of a single atom or edge, it is `evaluate`.
+        yet. Without a compiler, for graphs of a single atom or edge, and for those of more than
+        `EDGES_AT_ONCE_COMPILED` edges, it is `evaluate`.
 
         Args:
             graph: Structures on the potential's device.
@@ -125,8 +137,9 @@ class Potential:
         Returns:
             As `evaluate`.
         """
-        small = graph.n_atoms < 2 or graph.edge_index.shape[1] < 2
-        package = None if small else self._package()
+        n_edges = graph.edge_index.shape[1]
+        small = graph.n_atoms < 2 or n_edges < 2
+        package = None if small or n_edges > EDGES_AT_ONCE_COMPILED else self._package()
         if package is None:
             return self.evaluate(graph)
         n = graph.n_systems
