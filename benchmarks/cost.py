@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rmd17 import HOSTS, RATES, ROWS, model_of
 from rows import load_rows, save_row, write_table
-from speed import measure
+from speed_common import measure
 
 from npcalc.files import new_file
 

@@ -1,101 +1,130 @@
-"""Time and memory of one ASE step and one training step, beside SchNetPack's PaiNN.
+"""Time, memory and start-up of npcalc beside SchNetPack, MACE and NequIP, in one run.
 
-    python benchmarks/speed.py PEER_PYTHON OUTPUT.json
+    python benchmarks/speed.py run ENVIRONMENTS [--rounds 2] [--only WORD ...]
+    python benchmarks/speed.py table
 
-PEER_PYTHON is the interpreter of an environment with schnetpack 2.0.4 (see golden/schnetpack_painn.py). Every
-case runs in a process of its own with one thread, cases alternate over several rounds, and the medians over
-all rounds are reported. An ASE step is the forces and the dipole of ethanol after its atoms have moved. A
-training step is ten ethanol structures: loss of energy, forces and dipole, gradient and optimizer. Evaluation is of 512
-ethanol structures at once, time per structure.
+ENVIRONMENTS is a folder with the environments of the peers (each with torch 2.13.0): ``schnetpack`` (schnetpack 2.0.4,
+matscipy), ``mace`` (mace-torch 0.3.16), ``nequip`` (nequip 0.19.1, matscipy). Each case runs in a process of its own, cases
+alternate over the rounds, and nothing else may run beside them. An ASE step is the forces after all atoms have moved by
+some 0.01 A, neighbor list included; npcalc gives the dipole too, the peers do not. All networks have a cutoff of 5 A;
+npcalc is its `painn`, 64 channels, 3 layers, paired geometry, moving points, 8 radial functions: ``ethanol-fast`` (four
+points, trained) and the same with one point and random weights. ``run`` writes `results/speed.json`, ``table`` the Markdown.
 """
 
+import argparse
 import json
+import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-ROUNDS = 2
+from rows import write_table
+from speed_common import ase_step, measure, report, structure
+
+from npcalc.files import new_file
+
 HERE = Path(__file__).resolve().parent
-CASES = ["ase ethanol-fast compiled", "ase ethanol-fast", "ase ethanol compiled", "ase ethanol",
-         "train ethanol-fast compiled", "evaluate ethanol-fast", "evaluate ethanol-fast compiled"]  # fmt: skip
-PEER_CASES = ["ase", "train"]
+RESULT = HERE / "results" / "speed.json"
+WATER = ("water-192", "water-1536", "water-12288")
+POTENTIALS = {"four": "npcalc, 4 points", "one": "npcalc, 1 point"}
+PEERS = {
+    "schnetpack": "SchNetPack PaiNN, 64 channels, 3 layers",
+    "mace": "MACE 64x0e, 2 layers",
+    "nequip": "NequIP l = 1, 32 features, 3 layers",
+}
 
 
-def measure(function: Callable[[], object], seconds: float = 5.0, warm: int = 30) -> list[float]:
-    """Times of single calls in ms, after some that are not counted."""
-    for _ in range(warm):
-        function()
-    times = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        function()
-        times.append(1000 * (time.perf_counter() - start))
-    return times
+def cases() -> list[str]:
+    """All cases: who, way of running, what, threads."""
+    found = []
+    for what in ("ethanol", "aspirin", *WATER):
+        for points in POTENTIALS:
+            found += [f"{points} {way} {what} 1" for way in ("compiled", "script")]
+        if what in ("ethanol", "aspirin", "water-192"):
+            found += [f"{peer} peer {what} 1" for peer in PEERS]
+    for what in ("ethanol", "water-192", "water-1536"):
+        found += [f"four {way} {what} 2" for way in ("compiled", "script")]
+    found += [f"four {way} evaluate 1" for way in ("compiled", "script")]
+    found += ["four compiled start 1", "four script start 1"]
+    return [*found, "four compiled train 1", "schnetpack peer train 1", "four script water-100k 1"]
 
 
-def report(times: list[float]) -> None:
-    """Prints median and peak memory as JSON on the last line."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"median_ms": statistics.median(times), "n": len(times), "peak_MiB": peak}))
-
-
-def ase_step(atoms: object, dipole: bool = True) -> Callable[[], object]:
-    """A step that moves the atoms and asks for forces and, if wanted, the dipole."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    start = atoms.get_positions()
-
-    def step() -> None:
-        atoms.positions = start + 0.01 * rng.normal(size=start.shape)
-        atoms.get_forces()
-        if dipole:
-            atoms.get_dipole_moment()
-
-    return step
-
-
-def run_case(case: str) -> None:
-    """One of `CASES`, in this process."""
+def random_potential(path: Path) -> None:
+    """The architecture of ``ethanol-fast`` with one point and random weights."""
     import torch
 
-    torch.set_num_threads(1)
-    kind, name, *rest = case.split()
-    if kind == "ase":
-        from ase.build import molecule
+    from npcalc import load_potential
+    from npcalc.model import PolarizedModel
+    from npcalc.potential import Potential
 
-        from npcalc import NPCalculator
+    card = load_potential("ethanol-fast").card
+    torch.manual_seed(0)
+    model = PolarizedModel(card.model.model_copy(update={"n_points": 1}))
+    more = {"model": card.model.model_copy(update={"n_points": 1}), "displacement_range": {}}
+    weights = {k: v.detach() for k, v in model.named_parameters()}
+    Potential(card.model_copy(update=more), weights, "cpu").save(path)
 
-        atoms = molecule("CH3CH2OH")
-        atoms.calc = NPCalculator(name, compile=bool(rest))
-        report(measure(ase_step(atoms)))
+
+def run_case(case: str, folder: Path) -> None:
+    """One case of npcalc, in this process."""
+    began = time.perf_counter()
+    import torch
+
+    from npcalc import NPCalculator, evaluate, load_potential
+
+    points, way, what, threads = case.split()
+    torch.set_num_threads(int(threads))
+    compiled = way == "compiled"
+    name = "ethanol-fast" if points == "four" else str(folder / "one.pt")
+    if what == "train":
+        train_case()
         return
-    if kind == "evaluate":
-        from npcalc import evaluate, load_potential
+    if what == "evaluate":
         from npcalc.data import DataSet
 
         data = DataSet.load(HERE.parent / "potentials" / "data" / "ethanol-test.h5")
-        frames, potential = [data.atoms(k) for k in range(512)], load_potential(name)
-        times = measure(lambda: evaluate(potential, frames, compile=bool(rest)), warm=2)
+        frames, potential = [data.atoms(k) for k in range(1000)], load_potential(name)
+        times = measure(lambda: evaluate(potential, frames, compile=compiled), warm=2)
         report([t / len(frames) for t in times])
         return
+    large = what == "water-100k"
+    atoms = structure("water-98304" if large else "ethanol" if what == "start" else what)
+    # Water is outside of what ethanol-fast was trained on; its speed is the same.
+    atoms.calc = NPCalculator(name, compile=compiled, check_domain=False)
+    if what == "start":
+        atoms.get_forces()
+        report([1000 * (time.perf_counter() - began)])
+        return
+    step = ase_step(atoms, dipole=True)
+    if large:
+        start = time.perf_counter()
+        step()
+        report([1000 * (time.perf_counter() - start)])
+        return
+    times = measure(step)
+    graph = atoms.calc.graph(atoms)
+    call = atoms.calc.potential.evaluate_compiled if compiled else atoms.calc.potential.evaluate
+    alone = statistics.median(measure(lambda: call(graph), seconds=3.0))
+    report(times, model_ms=alone, edges=graph.edge_index.shape[1])
+
+
+def train_case() -> None:
+    """A compiled training step of ``ethanol-fast`` on ten structures."""
     import tempfile
 
     import numpy as np
+    import torch
 
     from npcalc.train import Trainer, load_config
 
-    config = load_config(HERE.parent / "potentials" / name / "train.yaml")
+    config = load_config(HERE.parent / "potentials" / "ethanol-fast" / "train.yaml")
     training = config.training.model_copy(update={"batch_size": 10, "threads": 1})
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder)
-        trainer = Trainer(config.model_copy(update={"training": training, "output": output}))
+    with tempfile.TemporaryDirectory() as output:
+        more = {"training": training, "output": Path(output)}
+        trainer = Trainer(config.model_copy(update=more))
         rng = np.random.default_rng(0)
 
         def step() -> None:
@@ -108,37 +137,124 @@ def run_case(case: str) -> None:
         report(measure(step))
 
 
-def main(peer: str, output: Path) -> None:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+def run(environments: Path, rounds: int, only: list[str]) -> None:
+    folder = environments / "npcalc-speed"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "one.pt").exists():
+        random_potential(folder / "one.pt")
+    chosen = [c for c in cases() if all(w in c for w in only)]
+    # What is compiled once on a machine is compiled before the clock starts.
+    prepare = [("one", "compiled", "ethanol", "1"), ("four", "compiled", "ethanol", "1")]
+    prepare += [("four", "compiled", "ethanol", "2")]
+    known = {c for c in chosen if "compiled" in c}
+    for case in (" ".join(p) for p in prepare):
+        if any(c.split()[0] == case.split()[0] and c[-1] == case[-1] for c in known):
+            call(case, environments, folder)
     results: dict[str, list[dict]] = {}
-    for _ in range(ROUNDS):
-        jobs = [(c, [sys.executable, __file__, "--case", c]) for c in CASES]
-        jobs += [
-            (f"schnetpack {c}", [peer, str(HERE / "speed_schnetpack.py"), c]) for c in PEER_CASES
-        ]
-        for name, command in jobs:
-            done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-            results.setdefault(name, []).append(json.loads(done.stdout.strip().splitlines()[-1]))
-            print(name, results[name][-1], flush=True)
-    table = {
-        name: {
+    for _ in range(rounds):
+        for case in chosen:
+            if "water-100k" in case and case in results:
+                continue
+            results.setdefault(case, []).append(call(case, environments, folder))
+            print(case, results[case][-1], flush=True)
+    stored = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for case, rows in results.items():
+        stored[case] = {
+            **rows[-1],
             "median_ms": statistics.median(r["median_ms"] for r in rows),
             "rounds_ms": [round(r["median_ms"], 3) for r in rows],
-            "peak_MiB": round(max(r["peak_MiB"] for r in rows)),
+            "peak_MiB": max(r["peak_MiB"] for r in rows),
         }
-        for name, rows in results.items()
-    }
-    for name, row in table.items():
-        kind = name.split()[0].replace("evaluate", "ase")  # the peer has no evaluation in batches
-        peer_row = table[f"schnetpack {kind}"] if "schnetpack" not in name else row
-        row["ratio_to_schnetpack"] = round(peer_row["median_ms"] / row["median_ms"], 2)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(table, indent=1) + "\n")
-    print(json.dumps(table, indent=1))
+    with new_file(RESULT, overwrite=True) as partial:
+        partial.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+def call(case: str, environments: Path, folder: Path) -> dict:
+    """Runs a case in a process of its own."""
+    who, way, what, threads = case.split()
+    env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if way == "peer":
+        python = environments / who / "bin" / "python"
+        command = [str(python), "-W", "ignore", str(HERE / "speed_peers.py"), who, what, threads]
+    else:
+        command = [sys.executable, "-W", "ignore", __file__, "case", case, str(folder)]
+    done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def table() -> None:
+    """Markdown of what has been measured."""
+    rows = json.loads(RESULT.read_text())
+    versions = sorted({r["version"] for r in rows.values() if "version" in r})
+    lines = [
+        "# Speed", "",
+        f"Medians of single steps, ms; float32, one thread unless said. {', '.join(versions)}. Ratio: time of the peer over",
+        "that of npcalc, compiled / not compiled, four points. What the cases are stands in `speed.py`.", "",
+        "## One ASE step, forces (and dipole of npcalc)", "",
+        "| structure | edges | npcalc 4 points, compiled / not | model alone | npcalc 1 point, compiled / not | SchNetPack PaiNN | ratio | MACE 64x0e | ratio | NequIP l = 1 | ratio |",
+        "| --- " * 11 + "|",
+    ]  # fmt: skip
+    for what in ("ethanol", "aspirin", *WATER):
+        ours = {
+            (p, w): rows.get(f"{p} {w} {what} 1")
+            for p in POTENTIALS
+            for w in ("compiled", "script")
+        }
+        if not ours["four", "compiled"]:
+            continue
+        cells = [what, str(ours["four", "compiled"]["edges"])]
+        cells += [" / ".join(ms(ours["four", w]) for w in ("compiled", "script"))]
+        cells += [" / ".join(f"{ours['four', w]['model_ms']:.3g}" for w in ("compiled", "script"))]
+        cells += [" / ".join(ms(ours["one", w]) for w in ("compiled", "script"))]
+        for peer in PEERS:
+            other = rows.get(f"{peer} peer {what} 1")
+            cells.append(ms(other))
+            cells.append(
+                " / ".join(
+                    f"{other['median_ms'] / ours['four', w]['median_ms']:.2f}"
+                    for w in ("compiled", "script")
+                )
+                if other
+                else "-"
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Exponent of time against atoms, 192 to 12,288:", ""]
+    for points, name in POTENTIALS.items():
+        for way in ("compiled", "script"):
+            small, large = (rows.get(f"{points} {way} {w} 1") for w in (WATER[0], WATER[2]))
+            if small and large:
+                power = math.log(large["median_ms"] / small["median_ms"]) / math.log(64)
+                lines.append(f"- {name}, {way}: {power:.3f}")
+    lines += ["", "## The rest", "", "| case | ms | rounds | peak MiB |", "| --- " * 4 + "|"]
+    for case, row in rows.items():
+        rounds = ", ".join(map(str, row["rounds_ms"]))
+        lines.append(f"| {case} | {ms(row)} | {rounds} | {row['peak_MiB']} |")
+    write_table(RESULT, lines)
+
+
+def ms(row: dict | None) -> str:
+    return f"{row['median_ms']:.3g}" if row else "-"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, dest="command")
+    commands.add_parser("table")
+    runner = commands.add_parser("run")
+    runner.add_argument("environments", type=Path)
+    runner.add_argument("--rounds", type=int, default=2)
+    runner.add_argument("--only", nargs="*", default=[], help="words that a case must have")
+    single = commands.add_parser("case")
+    single.add_argument("case")
+    single.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    if args.command == "table":
+        table()
+    elif args.command == "case":
+        run_case(args.case, args.folder)
+    else:
+        run(args.environments, args.rounds, args.only)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--case":
-        run_case(sys.argv[2])
-    else:
-        main(sys.argv[1], Path(sys.argv[2]))
+    main()

@@ -77,7 +77,7 @@ def evaluate(
     potential: Potential,
     structures: Sequence[Atoms],
     compile: bool = False,
-    edges_per_batch: int = 4000,
+    edges_per_batch: int = 1000,
 ) -> list[dict[str, Any]]:
     """Results of many structures, evaluated together in batches of about the same size.
 
