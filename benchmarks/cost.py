@@ -4,9 +4,8 @@
     python benchmarks/cost.py table
 
 Forms are those of ``rmd17.py``, whose networks and batches of 5 these are. Every case runs in a process of its own with
-one thread; nothing else may run beside it. A step of MD is energy and forces of one structure through the compiled
-package; a training step is loss, gradient and optimizer, compiled. A case that is finished, a file in ``results/cost``,
-is not run again. ``table`` joins the cases with the mean errors of ``results/rmd17`` and draws force error against time
+one thread; nothing else may run beside it. A step of MD is energy and forces of one structure, not compiled; a training
+step is loss, gradient and optimizer, compiled. A case that is finished, a file in ``results/cost``, is not run again. ``table`` joins the cases with the mean errors of ``results/rmd17`` and draws force error against time
 per MD step.
 """
 
@@ -60,9 +59,9 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
         atoms = trainer.splits["train"].atoms(0)
         trainer.loss.compiled = False  # the errors of these weights are of no interest
         trainer.splits.pop("test")
-        calculator = NPCalculator(export(trainer), compile=True)
+        calculator = NPCalculator(export(trainer))
         graph = calculator.graph(atoms)
-        dynamics = measure(lambda: calculator.potential.evaluate_compiled(graph), seconds=4.0)
+        dynamics = measure(lambda: calculator.potential.evaluate(graph), seconds=4.0)
     return {
         "host": host, "molecule": molecule, "form": form,
         "parameters": sum(w.numel() for w in trainer.weights),

@@ -181,7 +181,7 @@ class Batch:
     def __init__(self, structures: list[tuple[np.ndarray, np.ndarray]]) -> None:
         self.sizes = [len(x) for x, _ in structures]
         starts = np.cumsum([0, *self.sizes])
-        edges = [e + start for (_, e), start in zip(structures, starts)]
+        edges = [e + start for (_, e), start in zip(structures, starts, strict=True)]
         self.vectors = torch.tensor(np.concatenate([x[e[1]] - x[e[0]] for x, e in structures]))
         self.center, self.neighbor = torch.tensor(np.concatenate(edges, 1))
         self.species = torch.zeros(sum(self.sizes), dtype=torch.int64)
@@ -256,14 +256,16 @@ def measure() -> dict:
             rows[name, form, host]["median"].append(float(f"{middle[k, 0]:.1e}"))
         moves[f"{host}, {form}, {n}"] = round(np.median(lengths), 3)
     assert noise < ROUNDING
-    named = [dict(zip(("structures", "form", "host"), k), **row) for k, row in rows.items()]
+    named = [
+        dict(zip(("structures", "form", "host"), k, strict=True), **row) for k, row in rows.items()
+    ]
     return {"seeds": SEEDS, "noise": noise, "mean_displacement_A": moves, "rows": named}
 
 
 def cell(medians: list[float]) -> str:
     """Fewest layers that tell apart and the difference there; a faint one in brackets."""
     for limit, form in ((THRESHOLD, "{}: {:.0e}"), (ROUNDING, "({}: {:.0e})")):
-        for n_layers, median in zip(LAYERS, medians):
+        for n_layers, median in zip(LAYERS, medians, strict=True):
             if median > limit:
                 return form.format(n_layers, median)
     return "-"

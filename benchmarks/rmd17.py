@@ -15,16 +15,18 @@ points, ``moving-geometry-4``; ``-r32`` behind it, for painn, filters of rank 32
 """
 
 import argparse
+import json
 import statistics
 from pathlib import Path
 
-from rows import load_rows, ms_per_step, save_row, training_parser, write_table
+from rows import load_rows, save_row, training_parser, write_table
 
 from npcalc.model import ModelConfig, PolarizedModel
 from npcalc.train import Trainer, parse_config
 
 EPOCHS = 106
 ROWS = Path(__file__).parent / "results" / "rmd17"
+COSTS = Path(__file__).parent / "results" / "cost"
 HOSTS = {
     "painn": {"channels": 64, "n_layers": 3, "n_basis": 8},
     "nequip": {"channels": 32, "n_layers": 4, "l_max": 2},
@@ -38,8 +40,8 @@ RATES = {"painn": 1e-3, "nequip": 4e-3, "egnn": 1e-3, "et": 5e-4, "tensornet": 1
 NOTE = f"""# rMD17, split 01
 
 950 + 50 structures to train and validate, mean absolute errors on the 1000 test structures; {EPOCHS} epochs with batches
-of 5, 20,140 steps, for every row. The forms are explained in `rmd17.py`. Times per step are of training on one thread
-with another job on the other core, validation included: good for a ratio, see `cost.md` for times of a quiet machine.
+of 5, 20,140 steps, for every row. The forms are explained in `rmd17.py`. Times are those of a training step in `cost.md`,
+on one thread with nothing else running, where the case has been measured.
 
 ## What each form gains
 
@@ -104,7 +106,6 @@ def run(args: argparse.Namespace, molecule: str, form: str, seed: int) -> None:
         "host": args.host, "molecule": molecule, "form": form, "seed": seed,
         "forces_mae_meV_A": 1000 * test["forces_mae"], "energy_mae_meV": 1000 * test["energy_mae"],
         "parameters": sum(w.numel() for w in trainer.weights), "steps": trainer.state["step"],
-        "ms_per_step": ms_per_step(trainer.log),
     }  # fmt: skip
     save_row(finished, row)
 
@@ -122,35 +123,52 @@ def baselines(form: str) -> list[str]:
     return [*found, form.replace("moving", "static")] if form.startswith("moving") else found
 
 
+def step_times() -> dict[tuple[str, str, str], float]:
+    """Measured ms of a training step, by host, molecule and form; see `cost.py`."""
+    found = [json.loads(path.read_text()) for path in COSTS.glob("*.json")]
+    return {(r["host"], r["molecule"], r["form"]): r["training_step_ms"] for r in found}
+
+
+def time_ratio(times: dict, host: str, form: str, base: str) -> str:
+    """Mean ratio of the times of two forms over the molecules for which both are known."""
+    ratios = [
+        time / times[host, molecule, base]
+        for (h, molecule, f), time in times.items()
+        if (h, f) == (host, form) and (host, molecule, base) in times
+    ]
+    return f"x {statistics.mean(ratios):.2f}" if ratios else "-"
+
+
 def reductions(rows: list[dict]) -> list[str]:
     """Markdown lines of the mean relative reduction of each form against each of its baselines."""
     groups: dict[tuple, dict[str, dict]] = {}
     for row in rows:
         groups.setdefault((row["host"], row["form"]), {})[row["molecule"], row["seed"]] = row
     lines = [
-        "| host | form | against | molecules | lower forces on | forces | energy | time per step |",
-        "| --- " * 8 + "|",
+        "| host | form | against | molecules | pairs of runs | lower forces on | forces | energy | time per step |",
+        "| --- " * 9 + "|",
     ]
+    times = step_times()
     for (host, form), members in groups.items():
         for base in baselines(form):
             others = groups.get((host, base), {})
             gain: dict[str, list[list[float]]] = {}
             for key in members.keys() & others.keys():
                 a, b = members[key], others[key]
-                ratios = [
-                    a[k] / b[k] for k in ("forces_mae_meV_A", "energy_mae_meV", "ms_per_step")
-                ]
+                ratios = [a[k] / b[k] for k in ("forces_mae_meV_A", "energy_mae_meV")]
                 gain.setdefault(key[0], []).append(ratios)
             if not gain:
                 continue
             means = [
                 [statistics.mean(c) for c in zip(*seeds, strict=True)] for seeds in gain.values()
             ]
-            forces, energy, time = (statistics.mean(column) for column in zip(*means, strict=True))
+            forces, energy = (statistics.mean(column) for column in zip(*means, strict=True))
             lower = sum(m[0] < 1 for m in means)
+            pairs = sum(len(seeds) for seeds in gain.values())
             lines.append(
-                f"| {host} | {form} | {base} | {len(gain)} | {lower} | {100 * (1 - forces):.1f} % "
-                f"| {100 * (1 - energy):.1f} % | x {time:.2f} |"
+                f"| {host} | {form} | {base} | {len(gain)} | {pairs} | {lower} "
+                f"| {100 * (1 - forces):.1f} % | {100 * (1 - energy):.1f} % "
+                f"| {time_ratio(times, host, form, base)} |"
             )
     return lines
 
@@ -158,8 +176,10 @@ def reductions(rows: list[dict]) -> list[str]:
 def table(target: Path) -> None:
     """All finished rows as CSV, and as Markdown their means over seeds and what each form gains."""
     rows = load_rows(ROWS)
+    times = step_times()
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
+        row.pop("ms_per_step", None)  # of older rows, on a busy machine
         groups.setdefault((row["host"], row["molecule"], row["form"]), []).append(row)
     lines = [
         NOTE,
@@ -172,7 +192,8 @@ def table(target: Path) -> None:
         cells = [
             mean_and_spread([m[k] for m in members]) for k in ("forces_mae_meV_A", "energy_mae_meV")
         ]
-        cells.append(f"{statistics.median(m['ms_per_step'] for m in members):.1f}")
+        time = times.get((host, molecule, form))
+        cells.append("-" if time is None else f"{time:.1f}")
         lines.append(
             f"| {host} | {molecule} | {form} | {len(members)} | {members[0]['parameters']} | {' | '.join(cells)} |"
         )

@@ -362,7 +362,7 @@ class PolarizedModel(nn.Module):
 
     def layer(self, index: int) -> HostLayer:
         """A layer of the host."""
-        return self.host.layers[index]  # type: ignore[index, return-value]
+        return self.host.layers[index]  # type: ignore[return-value]
 
 
 def make_coupling(config: ModelConfig) -> Coupling:

@@ -1,5 +1,7 @@
 """Splits and reference energies."""
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +26,7 @@ def random_split(n: int, sizes: list[int], seed: int) -> list[NDArray[np.int64]]
         raise ValueError(f"cannot split {n} structures into sets of {sizes}")
     order = np.random.default_rng(seed).permutation(n)
     bounds = np.cumsum([0, *sizes])
-    return [np.sort(order[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [np.sort(order[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def fit_reference_energies(data: DataSet) -> dict[int, float]:

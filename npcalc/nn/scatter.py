@@ -15,5 +15,5 @@ def sum_edges(values: Tensor, index: Tensor, n_rows: int) -> Tensor:
     Returns:
         Shape (n_rows, ...).
     """
-    shape = [n_rows] + list(values.shape[1:])
+    shape = [n_rows, *values.shape[1:]]
     return torch.zeros(shape, dtype=values.dtype, device=values.device).index_add(0, index, values)

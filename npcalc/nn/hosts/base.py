@@ -104,9 +104,11 @@ class ScalarVectorLayer(HostLayer):
 class Host(nn.Module):
     """An equivariant network, made of ``(spec: PointSpec, config: HostConfig)``.
 
-    It has an attribute ``layers``, a ``torch.nn.ModuleList`` of `HostLayer` (not annotated here
-    because TorchScript does not know the type).
+    Attributes:
+        layers: Its `HostLayer` modules in order.
     """
+
+    layers: nn.ModuleList
 
     def embed(self, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         """State (n_points, C) before the first layer."""

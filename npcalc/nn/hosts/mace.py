@@ -214,7 +214,7 @@ class MACELayer(HostLayer):
 
         types = point_type[:, None] == torch.arange(self.n_types, device=x.device)
         out: list[Tensor] = []
-        for product, linear in zip(self.products, self.mix):
+        for product, linear in zip(self.products, self.mix, strict=True):
             out.append(linear(product(base, types.to(x.dtype))))
         for k, connect in enumerate(self.connect):
             out[k] = out[k] + connect(inputs[k], point_type)

@@ -14,6 +14,7 @@ components before channels. The tensor products of one edge with all its paths a
 matrix, made from the spherical harmonics and shared by the channels.
 """
 
+import itertools
 import math
 from typing import Literal
 
@@ -135,7 +136,7 @@ class Convolution(nn.Module):
         self.register_buffer("table", table.flatten(1), persistent=False)
         widths = [spec.n_distances * config.n_basis] + [config.radial_width] * config.radial_depth
         layers: list[nn.Module] = [ScaledLinear(widths[0], widths[1])]
-        for n_in, n_out in zip(widths[1:], widths[2:], strict=False):
+        for n_in, n_out in itertools.pairwise(widths[1:]):
             layers += [nn.SiLU(), ScaledLinear(n_in, n_out, math.sqrt(2.0))]
         layers += [nn.SiLU(), ScaledLinear(widths[-1], sum(self.paths) * c, math.sqrt(2.0))]
         self.radial = nn.Sequential(*layers)
