@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from systems import crystal, dimer, ethanol, make_graph, make_potential
 
 from npcalc import NPCalculator
 from npcalc.graph import collate
 from npcalc.potential import Potential, package
+from npcalc.potential.compiled import compile_graph, trace
 from npcalc.potential.derivatives import OUTPUTS
 
 NAMES = ("energy", "forces", "dipole", "charges", "energies")
@@ -90,3 +92,20 @@ def test_path_depends_on_what_is_compiled():
         other = make_potential(card=card)
         paths.add(package.package_path(other.sha256, other.dtype, other.device))
     assert len(paths) == 5
+
+
+@pytest.mark.parametrize("wrong", ["result", "gradient"])
+def test_wrong_machine_code_is_not_used(monkeypatch, wrong):
+    """A compiler that makes other results, or another gradient, is noticed."""
+    graph = trace(lambda x: (x * x).sum(), torch.ones(3))
+
+    def faulty(function, **_):
+        if wrong == "result":
+            return lambda x: 1.01 * function(x)
+        return lambda x: function(x).detach() + 0.99 * (function(x) - function(x).detach())
+
+    monkeypatch.setattr(torch, "compile", faulty)
+    monkeypatch.setattr("npcalc.potential.compiled.compiler_available", lambda: True)
+    example = torch.arange(3.0).requires_grad_()
+    with pytest.warns(UserWarning, match="the compiler made wrong code"):
+        assert compile_graph(graph, [example]) is graph

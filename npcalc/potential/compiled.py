@@ -149,7 +149,7 @@ def check_agreement(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None
     for k, (a, b) in enumerate(zip(found, expected, strict=True)):
         if b is None or b.numel() == 0:
             continue
-        error, size = float((a - b).abs().max()), float(b.abs().max())
+        error, size = ((x.detach().abs().max()).item() for x in (a - b, b))
         if not error <= TOLERANCE * size + 1e-5:
             raise RuntimeError(
                 f"the compiler made wrong code: result {k} is off by {error:.2g}, its size is {size:.2g}"
