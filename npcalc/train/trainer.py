@@ -266,6 +266,15 @@ class Trainer:
         Args:
             progress: Whether to show a bar.
         """
+        # Radial functions far from their centers, and what the optimizer keeps of their squares, are
+        # numbers that CPUs handle tens of times more slowly than zeros.
+        torch.set_flush_denormal(True)
+        try:
+            self._run(progress)
+        finally:
+            torch.set_flush_denormal(False)
+
+    def _run(self, progress: bool) -> None:
         opt = self.config.training
         module = self.processes.wrap(self.loss)
         show = progress and self.processes.first
