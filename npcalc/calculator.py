@@ -74,7 +74,9 @@ class NPCalculator(Calculator):
         self.build = GraphBuilder(self.potential, skin)
         self._warned: set[str] = set()
         self._species: torch.Tensor | None = None
-        self._largest_displacement = np.zeros(0)
+        self._previous: Atoms | None = None  # what ASE forgets when something changes
+        self._allowed_displacement = np.zeros(0)
+        self._unusual_displacement = np.zeros(0)
         self._atomic: dict[str, Array] = {}
 
     @property
@@ -100,7 +102,8 @@ class NPCalculator(Calculator):
             PropertyNotImplementedError: The potential does not have the property.
             ValueError: The structure cannot be evaluated; the message says why.
         """
-        super().calculate(atoms, properties, system_changes)
+        if atoms is not None:
+            self._remember(atoms, system_changes)
         assert self.atoms is not None
         wanted = properties or ["energy"]
         for name in wanted:
@@ -111,6 +114,15 @@ class NPCalculator(Calculator):
             born = self.potential.born_effective_charges(graph)
             self.results["born_effective_charges"] = born.cpu().numpy()
 
+    def _remember(self, atoms: Atoms, system_changes: list[str]) -> None:
+        """Keeps a copy of the structure, of its arrays alone where no more has changed."""
+        if self._previous is None or system_changes != ["positions"]:
+            self.atoms = atoms.copy()
+        else:
+            self.atoms = self._previous
+            self.atoms.arrays = {name: array.copy() for name, array in atoms.arrays.items()}
+        self._previous = self.atoms
+
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; called by ASE.
 
@@ -119,8 +131,14 @@ class NPCalculator(Calculator):
         """
         if self.atoms is None:
             return list(all_changes)
-        fields = ("positions", "numbers", "cell", "pbc")
-        return [f for f in fields if not _same(getattr(self.atoms, f), getattr(atoms, f))]
+        old, new = self.atoms, atoms
+        pairs = {
+            "positions": (old.positions, new.positions),
+            "numbers": (old.numbers, new.numbers),
+            "cell": (old.cell.array, new.cell.array),
+            "pbc": (old.pbc, new.pbc),
+        }
+        return [name for name, (a, b) in pairs.items() if not _same(a, b)]
 
     def graph(self, atoms: Atoms) -> AtomGraph:
         """The graph of a structure on the potential's device, after checks.
@@ -263,7 +281,12 @@ class NPCalculator(Calculator):
         """Warns of a composition that was not trained; notes how far its points may move."""
         card = self.potential.card
         limits, d_max = card.displacement_range, card.model.d_max
-        self._largest_displacement = np.array([limits.get(s, d_max) for s in atoms.symbols])
+        allowed = np.array([limits.get(s, d_max) for s in atoms.symbols])
+        self._allowed_displacement = allowed
+        # Near the bound lengths hardly differ, so they are compared as they were before it. Training
+        # extremes are a sample: leave room before calling a structure unusual.
+        unusual = 1.2 * _before_limit(allowed, d_max) + 0.005
+        self._unusual_displacement = unusual / np.sqrt(1.0 + (unusual / d_max) ** 2)
         found = atoms.get_chemical_formula(mode="hill")
         if card.composition and found != card.composition:
             self._warn(
@@ -276,19 +299,17 @@ class NPCalculator(Calculator):
         limits = self.potential.card.displacement_range
         if not limits or displacements.shape[1] == 0:
             return
-        assert self.atoms is not None
-        d_max = self.potential.card.model.d_max
-        length = np.linalg.norm(displacements, axis=-1).max(axis=1)
-        allowed = self._largest_displacement
-        # Near the bound lengths hardly differ, so they are compared as they were before it. Training
-        # extremes are a sample: leave room before calling a structure unusual.
-        over = _before_limit(length, d_max) - 1.2 * _before_limit(allowed, d_max) - 0.005
-        if (over > 0.0).any():
-            worst = int(over.argmax())
+        squared = (displacements * displacements).sum(-1).max(1)
+        over = squared > self._unusual_displacement**2
+        if over.any():
+            assert self.atoms is not None
+            worst = int((squared - self._unusual_displacement**2).argmax())
+            length = squared[worst] ** 0.5
             self._warn(
                 f"displacement {self.atoms.get_chemical_formula()}",
                 f"an electron point of atom {worst} ({self.atoms.symbols[worst]}) moved by "
-                f"{length[worst]:.3f} A, in the training structures by {allowed[worst]:.3f} A at most: "
+                f"{length:.3f} A, in the training structures by "
+                f"{self._allowed_displacement[worst]:.3f} A at most: "
                 f"this structure is outside the training domain",
             )
 
@@ -299,9 +320,9 @@ class NPCalculator(Calculator):
             warnings.warn(message, DomainWarning, stacklevel=2)
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Whether two arrays or cells are equal."""
-    return np.array_equal(np.asarray(a), np.asarray(b))
+def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether two arrays of one type are equal to the bit; for small ones far faster than NumPy."""
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _before_limit(length: Array, d_max: float) -> Array:

@@ -219,6 +219,9 @@ class PolarizedModel(nn.Module):
             if config.properties
             else NoProperties()
         )
+        self.fused: nn.ModuleList | None = (
+            None  # layers with operators of our own, see `npcalc.ops`
+        )
         self.isolated_energy: Tensor
         self.register_buffer("isolated_energy", torch.zeros(self.n_species))
         self.to(dtype)
@@ -323,8 +326,11 @@ class PolarizedModel(nn.Module):
             New state and displacements.
         """
         layer = self.layer(index)
-        types = self.coupling.point_types(species, self.n_species)
-        x = layer(x, types, self.coupling.geometry(edges, center, neighbor, d))
+        if self.fused is not None:
+            x = self.fused[index](x, edges, center, neighbor, d)
+        else:
+            types = self.coupling.point_types(species, self.n_species)
+            x = layer(x, types, self.coupling.geometry(edges, center, neighbor, d))
         if self.has_exchange:
             ds, dv = self.exchanges[index](layer.scalars(x), layer.vectors(x), d)
             x = layer.add(x, ds, dv)

@@ -44,7 +44,12 @@ MOVING = [(h, f) for h, f in CASES if f not in ("none", "static")]
 
 
 def make_config(host="painn", form="geometry", **more):
-    values = {"host": HOSTS[host], "elements": ELEMENTS, "cutoff": 4.0, "n_neighbors": 6.0}
+    values = {
+        "host": HOSTS[host] if isinstance(host, str) else host,
+        "elements": ELEMENTS,
+        "cutoff": 4.0,
+        "n_neighbors": 6.0,
+    }
     return ModelConfig.model_validate({**values, **FORMS[form], **more})
 
 
@@ -58,7 +63,7 @@ def make_potential(host="painn", form="geometry", dtype="float64", seed=0, card=
             if "updates" in name and "direction" in name:
                 parameter.mul_(50.0)
     values = {
-        "name": f"{host}-{form}", "model": config, "scale": 1.3,
+        "name": f"{config.host.name}-{form}", "model": config, "scale": 1.3,
         "reference_energies": (-13.6, -1030.0, -2040.0), "properties": properties_of(config),
     }  # fmt: skip
     card = Card.model_validate({**values, **(card or {})})

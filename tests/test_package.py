@@ -38,9 +38,16 @@ def test_exported_program_serves_other_sizes(host, form):
             np.testing.assert_allclose(value, expected, atol=1e-9, err_msg=name)
 
 
-def test_compiled_equals_eager(monkeypatch):
-    """One compilation serves every structure, and the next process finds it."""
-    potential = make_potential("painn", "geometry", charges="increments")
+@pytest.mark.parametrize("channels", [8, 16])
+def test_compiled_equals_eager(monkeypatch, channels):
+    """One compilation serves every structure, and the next process finds it.
+
+    With 16 channels it uses our own operators, with 8 it cannot.
+    """
+    host = {"name": "painn", "channels": channels, "n_layers": 2, "n_basis": 6}
+    potential = make_potential(host, charges="increments")
+    fused = package.with_operators(potential.module) is not potential.module
+    assert fused == (channels == 16)
     compiled, eager = NPCalculator(potential, compile=True), NPCalculator(potential)
     for atoms in (dimer(1.2), ethanol(), crystal(), Atoms("O"), dimer(9.0)):
         names = (*NAMES, "stress") if atoms.cell.rank == 3 else NAMES

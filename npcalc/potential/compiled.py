@@ -13,11 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from .derivatives import PotentialModule
+
+END = 2**63 - 1
+"""How ATen writes the open end of a slice."""
+
+aten = torch.ops.aten
 
 TOLERANCE = 2e-3
 """Largest difference of compiled from uncompiled results, relative to the largest element."""
@@ -77,9 +82,43 @@ def trace_module(module: PotentialModule) -> GraphModule:
     Returns:
         A graph from the arguments of ``module`` to its outputs as a tuple.
     """
-    return trace(
+    graph_module = trace(
         lambda *tensors: tuple(module(*tensors).values()), *example_inputs(module), symbolic=True
     )
+    clean(graph_module)
+    return graph_module
+
+
+def clean(graph_module: GraphModule) -> None:
+    """Removes what changes nothing: slices over a whole axis, repeated calculations, dead ends."""
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if _is_whole_slice(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    _merge_repeated(graph)
+    graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def _is_whole_slice(node: Node) -> bool:
+    if node.target is aten.slice.Tensor:
+        return node.args[2:4] == (0, END)
+    return node.target is aten.slice_backward.default and node.args[3:] == (0, END, 1)
+
+
+def _merge_repeated(graph: Graph) -> None:
+    """Lets nodes that do the same with the same arguments be one; none here writes to its arguments."""
+    seen: dict[str, Node] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "get_attr"):
+            continue
+        key = f"{node.op} {node.target} {node.args} {sorted(node.kwargs.items())}"
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+            graph.erase_node(node)
+        else:
+            seen[key] = node
 
 
 def compiler_available() -> bool:

@@ -1,10 +1,12 @@
 """Ahead-of-time compilation: one package per potential and machine, for structures of any size.
 
 The triple of energy, gradient and dipole is traced once with symbolic sizes, exported, and
-compiled by AOTInductor to a shared library. It is kept in a cache folder, ``NPCALC_CACHE``, else
-``npcalc`` in ``XDG_CACHE_HOME``, else in ``~/.cache``, so that compilation is paid for once.
+compiled by AOTInductor to a shared library. It is kept in a cache folder, see `npcalc.cache`, so
+that compilation is paid for once. On the CPU, layers that have an operator of our own use it, see
+`npcalc.ops`.
 """
 
+import copy
 import hashlib
 import os
 import platform
@@ -12,12 +14,15 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.export import Dim
 
+from .. import ops
 from .._version import __version__
+from ..cache import cache_folder, processor
 from .compiled import (
     check_agreement,
     compiler_available,
@@ -28,52 +33,49 @@ from .compiled import (
 )
 from .derivatives import PotentialModule
 
-Package = Callable[..., list[Tensor]]
+EDGES_AT_ONCE = 750_000
+"""Edges up to which compiled code takes a graph in one piece, at some 13 kB of memory for each."""
+
+EDGES_AT_ONCE_FUSED = 10_000_000
+"""The same where the operators of `npcalc.ops` do the edges, at some 0.5 kB for each."""
+
+
+class Package(NamedTuple):
+    """A compiled potential.
+
+    Attributes:
+        run: From the arguments of `PotentialModule.forward` to its outputs in their order.
+        edges_at_once: How many edges it may be given.
+    """
+
+    run: Callable[..., list[Tensor]]
+    edges_at_once: int
+
 
 SOURCES = Path(__file__).parents[1]
 
 
-def cache_folder() -> Path:
-    """Where compiled potentials are kept."""
-    given = os.environ.get("NPCALC_CACHE")
-    if given:
-        return Path(given)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "npcalc"
-
-
-def _processor(device: torch.device) -> str:
-    """What machine code is made for: the GPU, or the model and instructions of the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return f"{platform.machine()} {platform.processor()}"
-    lines = info.read_text().splitlines()
-    return "\n".join(
-        sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))})
-    )
-
-
-def package_path(sha256: str, dtype: str, device: torch.device) -> Path:
+def package_path(sha256: str, dtype: str, device: torch.device, fused: bool = False) -> Path:
     """File of the package of a potential on this machine.
 
     Its name has a hash of all that the machine code depends on: potential, precision, processor,
-    threads, torch, and the code that is compiled.
+    torch, and the code that is compiled.
 
     Args:
         sha256: Hash of the potential.
         dtype: Precision.
         device: Where it runs.
+        fused: Whether it uses the operators of `npcalc.ops`.
     """
     digest = hashlib.sha256()
-    facts = (sha256, dtype, device.type, torch.get_num_threads(), torch.__version__, __version__)
-    for fact in (*facts, platform.machine(), _processor(device)):
+    facts = (sha256, dtype, device.type, fused, torch.__version__, __version__)
+    for fact in (*facts, platform.machine(), processor(device)):
         digest.update(f"{fact}\n".encode())
-    for part in ("model.py", "nn", "potential"):
+    for part in ("model.py", "nn", "ops", "potential"):
         source = SOURCES / part
-        for path in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
-            digest.update(path.read_bytes())
+        for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if path.suffix in (".py", ".h", ".cpp"):
+                digest.update(path.read_bytes())
     return cache_folder() / f"{digest.hexdigest()[:32]}.pt2"
 
 
@@ -94,6 +96,28 @@ def export_program(module: PotentialModule) -> torch.export.ExportedProgram:
         return torch.export.export(graph, inputs, dynamic_shapes=sizes, strict=False)
 
 
+def with_operators(module: PotentialModule) -> PotentialModule:
+    """A copy of a potential that uses our own operators, or itself where there are none for it.
+
+    Warns where there are some that cannot be built.
+    """
+    if module.reference.device.type != "cpu" or not ops.can_fuse(module.edge_potential.model):
+        return module
+    try:
+        ops.load_operators()
+    except (RuntimeError, OSError) as error:
+        lines = str(error).strip().splitlines()
+        warnings.warn(
+            f"the operators of npcalc could not be built ({lines[0]}): compiling without them, "
+            f"which makes slower code",
+            stacklevel=3,
+        )
+        return module
+    fused = copy.deepcopy(module)
+    ops.fuse(fused.edge_potential.model)
+    return fused
+
+
 def compile_package(module: PotentialModule, path: Path) -> None:
     """Compiles a potential; the file appears only when it is complete.
 
@@ -105,7 +129,13 @@ def compile_package(module: PotentialModule, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about its internals
         part = str(Path(folder) / path.name)
-        torch._inductor.aoti_compile_and_package(export_program(module), package_path=part)
+        program = export_program(with_operators(module))
+        # Loops over atoms on one thread: waking others takes longer than most of them. The operators
+        # for edges and products of matrices use all.
+        settings = {"cpp.threads": 1}
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=part, inductor_configs=settings
+        )
         _check(module, part)
         os.replace(part, path)
 
@@ -129,14 +159,15 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
         dtype: Its precision.
 
     Returns:
-        A function from the arguments of ``module`` to its outputs in their order; None, with a
-        warning, where it cannot be compiled.
+        The package; None, with a warning, where it cannot be compiled.
     """
     device = module.reference.device
-    path = package_path(sha256, dtype, device)
+    fused = with_operators(module) is not module
+    path = package_path(sha256, dtype, device, fused)
+    limit = EDGES_AT_ONCE_FUSED if fused else EDGES_AT_ONCE
     if path.exists():
         try:
-            return _load(path, device)
+            return Package(_load(path, device), limit)
         except Exception:  # damaged, or of a system that has changed: made anew below
             path.unlink(missing_ok=True)
     if not compiler_available():
@@ -144,12 +175,14 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
         return None
     try:
         compile_package(module, path)
-        return _load(path, device)
+        return Package(_load(path, device), limit)
     except Exception as error:
         warn_failed(error)
         return None
 
 
-def _load(path: Path, device: torch.device) -> Package:
+def _load(path: Path, device: torch.device) -> Callable[..., list[Tensor]]:
     index = -1 if device.index is None else device.index
-    return torch._inductor.aoti_load_package(str(path), device_index=index)
+    loader = torch._inductor.aoti_load_package(str(path), device_index=index).loader
+    # Not the loaded package itself, which parses the form of its arguments anew at every call.
+    return lambda *inputs: loader.boxed_run(list(inputs))

@@ -18,9 +18,6 @@ from .registry import find_potential
 EDGES_AT_ONCE = 20_000
 """Edges up to which a graph is evaluated in one piece; with more, blocks that fit the caches are faster."""
 
-EDGES_AT_ONCE_COMPILED = 750_000
-"""The same for compiled code, which is faster in one piece, at some 13 kB of memory for each edge."""
-
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -61,7 +58,8 @@ class Potential:
         self.dtype = name
         self.device = torch.device(device)
         self.module = build_module(card, weights, DTYPES[name]).to(self.device)
-        self._packages: dict[int, Package | None] = {}
+        self._package: Package | None = None
+        self._tried = False
         self._script: Script | None = None
 
     @property
@@ -116,20 +114,17 @@ class Potential:
         Returns:
             Whether it could be.
         """
-        return self._package() is not None
-
-    def _package(self) -> Package | None:
-        threads = torch.get_num_threads()  # machine code is made for a number of them
-        if threads not in self._packages:
-            self._packages[threads] = load_package(self.module, self.sha256, self.dtype)
-        return self._packages[threads]
+        if not self._tried:
+            self._package = load_package(self.module, self.sha256, self.dtype)
+            self._tried = True
+        return self._package is not None
 
     def evaluate_compiled(self, graph: AtomGraph) -> dict[str, Tensor]:
         """The same as `evaluate` through compiled code, which serves structures of all sizes.
 
         The first call takes a minute where the potential has not been compiled on this machine
-        yet. Without a compiler, for graphs of a single atom or edge, and for those of more than
-        `EDGES_AT_ONCE_COMPILED` edges, it is `evaluate`.
+        yet. Without a compiler, for graphs of a single atom or edge, and for those of more edges
+        than the package takes at once, it is `evaluate`.
 
         Args:
             graph: Structures on the potential's device.
@@ -139,15 +134,15 @@ class Potential:
         """
         n_edges = graph.edge_index.shape[1]
         small = graph.n_atoms < 2 or n_edges < 2
-        package = None if small or n_edges > EDGES_AT_ONCE_COMPILED else self._package()
-        if package is None:
+        package = self._package if not small and self.compile() else None
+        if package is None or n_edges > package.edges_at_once:
             return self.evaluate(graph)
         n = graph.n_systems
         if n == 1:  # compiled for two or more: one without atoms
             graph = graph._replace(cell=torch.cat([graph.cell, torch.zeros_like(graph.cell)]))
         with torch.no_grad():
             # Machine code trusts the strides of its arguments to be those of the example.
-            raw = package(*(t.contiguous() for t in graph))
+            raw = package.run(*(t.contiguous() for t in graph))
         out = dict(zip(OUTPUTS, raw, strict=True))
         return out if n > 1 else {k: v[:n] if k in PER_SYSTEM else v for k, v in out.items()}
 

@@ -81,7 +81,11 @@ class PaiNNLayer(ScalarVectorLayer):
         # Scalars and vectors apart: the compiler makes slow code of joined ones.
         s = s + sum_edges(parts[0], geometry.center, n)
         v = v + sum_edges(dv, geometry.center, n)
+        return self.update_block(s, v)
 
+    def update_block(self, s: Tensor, v: Tensor) -> Tensor:
+        """State (n_points, C) after eqs. 9, 10 from scalars (n_points, c) and vectors (n_points, 3, c)."""
+        c = self.channels
         v_v, v_w = torch.split(self.mix(v), [c, c], dim=2)
         norm = torch.sqrt((v_v * v_v).sum(1) + self.epsilon)
         a_ss, a_vv, a_sv = torch.split(self.update(torch.cat([s, norm], dim=1)), [c, c, c], dim=1)

@@ -1,0 +1,619 @@
+// Messages of PaiNN with paired geometry over pairs of atoms, and their gradient.
+//
+// For an edge i, j the filter is W b + c with the radial functions b of all distances of the edge. The edge
+// j, i has the same distances but for those between an electron point and a nucleus, which trade places. So
+// with the even and odd parts of W under that exchange
+//
+//     f_ij = even + odd,    f_ji = even - odd
+//
+// and the two edges of a pair share their geometry, radial functions and matrix products. Blocks of LANES
+// pairs go through geometry, product and messages while they are in the caches; nothing of the size of
+// (edges, channels) is ever stored, and the gradient makes the filters again.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace npcalc {
+
+constexpr int LANES = 16;  // pairs of a block
+constexpr int PANEL = 32;  // columns of a panel of packed weights
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, ACCUMULATORS = 16;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32, ACCUMULATORS = 8;
+#elif defined(__aarch64__)
+constexpr int VECTOR_BYTES = 16, ACCUMULATORS = 16;
+#else
+constexpr int VECTOR_BYTES = 16, ACCUMULATORS = 8;
+#endif
+
+template <typename T>
+struct Vec {
+  typedef T type __attribute__((vector_size(VECTOR_BYTES)));
+  static constexpr int width = VECTOR_BYTES / sizeof(T);
+};
+
+template <typename T>
+inline typename Vec<T>::type load(const T* from) {
+  typename Vec<T>::type x;
+  std::memcpy(&x, from, VECTOR_BYTES);
+  return x;
+}
+
+template <typename T>
+inline void store(T* to, typename Vec<T>::type x) {
+  std::memcpy(to, &x, VECTOR_BYTES);
+}
+
+template <typename T>
+inline T sum(typename Vec<T>::type x) {
+  T part[Vec<T>::width];
+  store(part, x);
+  for (int half = Vec<T>::width / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; ++k) part[k] += part[k + half];
+  return part[0];
+}
+
+// What the messages are made of; see the schema in messages.cpp for shapes.
+template <typename T>
+struct Problem {
+  int64_t n_atoms, n_edges;
+  int points;    // electron points of an atom, 0 without polarization
+  int basis;     // radial functions of each distance
+  int channels;  // a multiple of 16
+  int power;     // exponent of the polynomial envelope, 0 for the cosine
+  bool still;    // all displacements are zero
+  T cutoff, softening2;
+  const T *edges, *d, *phi, *v;
+  const int64_t *center, *neighbor, *reverse;
+  const T *bias, *even, *odd, *even_back, *odd_back;
+
+  int n_even() const { return points == 0 ? 1 : still ? 2 : 1 + 2 * points; }
+  int n_odd() const { return still ? 0 : points; }
+  int n_distances() const { return points == 0 ? 1 : still ? 2 : 1 + 3 * points; }
+  int n_directions() const { return points == 0 ? 1 : 2; }
+  int columns() const { return (2 + n_directions()) * channels; }
+};
+
+inline int padded(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
+
+// out[r][:] = bias + sum over k of a(r, k) packed[k][:] for (at least) `rows` rows, a(r, k) = a[r * row + k * step].
+template <typename T>
+void product(const T* a, int row, int step, const T* packed, int depth, int columns, const T* bias, int rows, T* out) {
+  typedef typename Vec<T>::type V;
+  constexpr int W = Vec<T>::width, N = PANEL / W;
+  constexpr int ROWS = ACCUMULATORS / N > 0 ? ACCUMULATORS / N : 1;
+  const int wide = padded(columns);
+  for (int p = 0; p < wide; p += PANEL) {
+    const T* panel = packed + int64_t(p) * depth;
+    for (int r0 = 0; r0 < rows; r0 += ROWS) {
+      V total[ROWS][N];
+      for (int r = 0; r < ROWS; ++r)
+        for (int n = 0; n < N; ++n) total[r][n] = bias ? load(bias + p + n * W) : V{};
+      const T* x = a + r0 * row;
+      for (int k = 0; k < depth; ++k) {
+        V w[N];
+        for (int n = 0; n < N; ++n) w[n] = load(panel + k * PANEL + n * W);
+        for (int r = 0; r < ROWS; ++r)
+          for (int n = 0; n < N; ++n) total[r][n] += x[r * row + k * step] * w[n];
+      }
+      for (int r = 0; r < ROWS; ++r)
+        for (int n = 0; n < N; ++n) store(out + (r0 + r) * wide + p + n * W, total[r][n]);
+    }
+  }
+}
+
+// Sine and cosine of LANES angles: series of a quarter of the angle, doubled twice.
+template <typename T>
+inline void sine_cosine(const T* angle, T* s, T* c) {
+  constexpr int TERMS = sizeof(T) == 4 ? 7 : 12;
+  T p[LANES], q[LANES], x2[LANES];
+  for (int l = 0; l < LANES; ++l) {
+    x2[l] = angle[l] * angle[l] * T(0.0625);
+    p[l] = q[l] = 1;
+  }
+  for (int n = TERMS; n > 0; --n) {
+    const T a = T(1) / T(2 * n * (2 * n + 1)), b = T(1) / T(2 * n * (2 * n - 1));
+    for (int l = 0; l < LANES; ++l) {
+      p[l] = 1 - a * x2[l] * p[l];
+      q[l] = 1 - b * x2[l] * q[l];
+    }
+  }
+  for (int l = 0; l < LANES; ++l) {
+    const T s1 = p[l] * angle[l] * T(0.25), s2 = 2 * s1 * q[l], c2 = q[l] * q[l] - s1 * s1;
+    s[l] = 2 * s2 * c2;
+    c[l] = c2 * c2 - s2 * s2;
+  }
+}
+
+// Pairs inside the cutoff, one edge of each; edges without a partner stand for themselves.
+template <typename T>
+std::vector<int64_t> pairs_within(const Problem<T>& g) {
+  std::vector<int64_t> pairs;
+  pairs.reserve(g.n_edges / 2 + 1);
+  const T limit = g.cutoff * g.cutoff;
+  for (int64_t e = 0; e < g.n_edges; ++e) {
+    if (g.reverse[e] >= 0 && g.reverse[e] < e) continue;
+    const T* r = g.edges + 3 * e;
+    if (r[0] * r[0] + r[1] * r[1] + r[2] * r[2] < limit) pairs.push_back(e);
+  }
+  return pairs;
+}
+
+// Geometry, radial functions and filters of LANES pairs.
+template <typename T>
+class Block {
+ public:
+  explicit Block(const Problem<T>& problem, bool gradient)
+      : g(problem), K(problem.still ? 0 : problem.points), nb(problem.basis), nd(problem.n_distances()),
+        wide(padded(problem.columns())), with_gradient(gradient) {
+    vectors.resize(int64_t(3) * nd * LANES);
+    distances.resize(nd * LANES);
+    inverses.resize(nd * LANES);
+    functions.resize(nd * nb * LANES);
+    if (gradient) slopes.resize(nd * nb * LANES);
+    even.resize(g.n_even() * nb * LANES);
+    odd.resize(g.n_odd() * nb * LANES);
+    filter_even.resize(LANES * wide);
+    filter_odd.assign(LANES * wide, 0);
+    d_i.resize(K * 3 * LANES);
+    d_j.resize(K * 3 * LANES);
+  }
+
+  // Fills the block with `count` pairs, 1 to LANES.
+  void fill(const int64_t* pairs, int n) {
+    count = n;
+    for (int l = 0; l < LANES; ++l) {
+      const int64_t e = pairs[l < n ? l : 0];
+      edge[l] = e;
+      i[l] = g.center[e];
+      j[l] = g.neighbor[e];
+      both[l] = g.reverse[e] >= 0;
+      for (int a = 0; a < 3; ++a) vectors[a * LANES + l] = g.edges[3 * e + a];
+      for (int k = 0; k < 3 * K; ++k) {
+        d_i[k * LANES + l] = g.d[i[l] * 3 * K + k];
+        d_j[k * LANES + l] = g.d[j[l] * 3 * K + k];
+      }
+    }
+    place();
+    for (int q = 0; q < nd; ++q) expand(q);
+    cut_off();
+    arrange();
+    product<T>(even.data(), 1, LANES, g.even, g.n_even() * nb, g.columns(), g.bias, n, filter_even.data());
+    if (g.n_odd() > 0)
+      product<T>(odd.data(), 1, LANES, g.odd, g.n_odd() * nb, g.columns(), nullptr, n, filter_odd.data());
+  }
+
+  // Takes derivatives by filters, envelope and directions to edges and displacements.
+  void backward(const T* by_even, const T* by_odd, T* by_edges, T* by_d) {
+    const int depth = g.columns(), fe = g.n_even() * nb, fo = g.n_odd() * nb;
+    by_function.resize(std::max(padded(fe), padded(fo)) * LANES);
+    columns_even.resize(fe * LANES);
+    columns_odd.resize(fo * LANES);
+    product<T>(by_even, wide, 1, g.even_back, depth, fe, nullptr, count, by_function.data());
+    transpose(by_function.data(), padded(fe), fe, columns_even.data());
+    if (fo > 0) {
+      product<T>(by_odd, wide, 1, g.odd_back, depth, fo, nullptr, count, by_function.data());
+      transpose(by_function.data(), padded(fo), fo, columns_odd.data());
+    }
+    T total[3][LANES], moved_i[3][LANES], moved_j[3][LANES];
+    nuclear(total);
+    if (g.points > 0) mean_electronic(total, by_d);
+    if (g.points > 0 && g.still) {
+      T slope[LANES];
+      slopes_of(1, columns_even.data() + nb * LANES, nullptr, 0, slope);
+      along(1, slope, total);
+    }
+    for (int k = 0; k < K; ++k) {
+      const T *x = columns_even.data() + (1 + K + k) * nb * LANES, *y = columns_odd.data() + k * nb * LANES;
+      T slope[LANES];
+      std::memset(moved_i, 0, sizeof moved_i);
+      std::memset(moved_j, 0, sizeof moved_j);
+      slopes_of(1 + k, x, y, 1, slope);
+      along(1 + k, slope, moved_j);
+      slopes_of(1 + K + k, x, y, -1, slope);
+      along(1 + K + k, slope, moved_i);
+      for (int a = 0; a < 3; ++a)
+        for (int l = 0; l < LANES; ++l) total[a][l] += moved_i[a][l] + moved_j[a][l];
+      T shared[3][LANES] = {};
+      slopes_of(1 + 2 * K + k, columns_even.data() + (1 + k) * nb * LANES, nullptr, 0, slope);
+      along(1 + 2 * K + k, slope, shared);
+      for (int l = 0; l < count; ++l)
+        for (int a = 0; a < 3; ++a) {
+          total[a][l] += shared[a][l];
+          by_d[(j[l] * K + k) * 3 + a] += moved_j[a][l] + shared[a][l];
+          by_d[(i[l] * K + k) * 3 + a] -= moved_i[a][l] + shared[a][l];
+        }
+    }
+    for (int l = 0; l < count; ++l)
+      for (int a = 0; a < 3; ++a) {
+        if (!both[l]) {
+          by_edges[3 * edge[l] + a] = total[a][l];
+          continue;
+        }
+        // The two edges of a pair are opposite vectors: each gets half.
+        by_edges[3 * edge[l] + a] = T(0.5) * total[a][l];
+        by_edges[3 * g.reverse[edge[l]] + a] = T(-0.5) * total[a][l];
+      }
+  }
+
+  const Problem<T>& g;
+  const int K, nb, nd, wide;
+  const bool with_gradient;
+  int count = 0;
+  int64_t edge[LANES], i[LANES], j[LANES];
+  bool both[LANES];
+  T envelope[LANES], envelope_slope[LANES];
+  T unit[3][LANES];                               // direction between the nuclei
+  T mean[3][LANES], mean_length[LANES];           // direction between the mean electron points
+  T by_envelope[LANES], by_unit[3][LANES], by_mean[3][LANES];
+  std::vector<T> filter_even, filter_odd;         // (LANES, wide)
+
+ private:
+  T* vector(int q) { return vectors.data() + 3 * q * LANES; }
+
+  // Vectors of all distances: nuclei, then ne, en and ee of each electron point; their lengths; directions.
+  void place() {
+    const T* r = vector(0);
+    if (g.points > 0 && g.still) std::memcpy(vector(1), r, 3 * LANES * sizeof(T));
+    T shift[3][LANES] = {};
+    for (int k = 0; k < K; ++k) {
+      T *ne = vector(1 + k), *en = vector(1 + K + k), *ee = vector(1 + 2 * K + k);
+      for (int a = 0; a < 3; ++a)
+        for (int l = 0; l < LANES; ++l) {
+          const int x = a * LANES + l;
+          const T di = d_i[3 * k * LANES + x], dj = d_j[3 * k * LANES + x];
+          ne[x] = r[x] + dj;
+          en[x] = r[x] - di;
+          ee[x] = r[x] + dj - di;
+          shift[a][l] += dj - di;
+        }
+    }
+    for (int q = 0; q < nd; ++q) {
+      const T *x = vector(q), soft = q == 0 ? T(0) : g.softening2;
+      for (int l = 0; l < LANES; ++l) {
+        const T length = std::sqrt(x[l] * x[l] + x[LANES + l] * x[LANES + l] + x[2 * LANES + l] * x[2 * LANES + l] +
+                                   soft);
+        distances[q * LANES + l] = length;
+        inverses[q * LANES + l] = 1 / length;
+      }
+    }
+    for (int a = 0; a < 3; ++a)
+      for (int l = 0; l < LANES; ++l) {
+        unit[a][l] = r[a * LANES + l] * inverses[l];
+        mean[a][l] = r[a * LANES + l] + (K > 0 ? shift[a][l] / K : T(0));
+      }
+    for (int l = 0; l < LANES; ++l)
+      mean_length[l] = std::sqrt(mean[0][l] * mean[0][l] + mean[1][l] * mean[1][l] + mean[2][l] * mean[2][l] +
+                                 g.softening2);
+    for (int a = 0; a < 3; ++a)
+      for (int l = 0; l < LANES; ++l) mean[a][l] /= mean_length[l];
+  }
+
+  // Bessel functions sin(n w D) / D of a distance without their norm, and their derivatives.
+  void expand(int q) {
+    const T *x = distances.data() + q * LANES, w = T(M_PI) / g.cutoff;
+    const T* inverse = inverses.data() + q * LANES;
+    T angle[LANES], s1[LANES], c1[LANES], s[LANES], c[LANES];
+    for (int l = 0; l < LANES; ++l) angle[l] = w * x[l];
+    sine_cosine(angle, s1, c1);
+    std::memcpy(s, s1, sizeof s);
+    std::memcpy(c, c1, sizeof c);
+    if (q == 0) std::memcpy(first_sine, s1, sizeof s1), std::memcpy(first_cosine, c1, sizeof c1);
+    for (int n = 0; n < nb; ++n) {
+      T* to = functions.data() + (q * nb + n) * LANES;
+      for (int l = 0; l < LANES; ++l) to[l] = s[l] * inverse[l];
+      if (with_gradient) {
+        T* slope = slopes.data() + (q * nb + n) * LANES;
+        for (int l = 0; l < LANES; ++l) slope[l] = (w * (n + 1) * c[l] - to[l]) * inverse[l];
+      }
+      for (int l = 0; l < LANES; ++l) {
+        const T next = s[l] * c1[l] + c[l] * s1[l];
+        c[l] = c[l] * c1[l] - s[l] * s1[l];
+        s[l] = next;
+      }
+    }
+  }
+
+  void cut_off() {
+    const T w = T(M_PI) / g.cutoff, p = g.power;
+    for (int l = 0; l < LANES; ++l) {
+      if (g.power == 0) {
+        envelope[l] = T(0.5) * (1 + first_cosine[l]);
+        envelope_slope[l] = T(-0.5) * w * first_sine[l];
+      } else {
+        const T x = distances[l] / g.cutoff, lead = std::pow(x, p - 1);
+        envelope[l] = 1 - lead * x * ((p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x * x);
+        envelope_slope[l] = -p * (p + 1) * (p + 2) / 2 * lead * (1 - x) * (1 - x) / g.cutoff;
+      }
+    }
+  }
+
+  // Radial functions in the order of the packed weights: even are nn, ee, ne + en; odd are ne - en.
+  void arrange() {
+    const int size = nb * LANES;
+    const T* f = functions.data();
+    std::memcpy(even.data(), f, size * sizeof(T));
+    if (K == 0) {
+      if (g.points > 0) std::memcpy(even.data() + size, f + size, size * sizeof(T));
+      return;
+    }
+    std::memcpy(even.data() + size, f + (1 + 2 * K) * size, K * size * sizeof(T));
+    const T *ne = f + size, *en = f + (1 + K) * size;
+    T* both_ways = even.data() + (1 + K) * size;
+    for (int x = 0; x < K * size; ++x) {
+      both_ways[x] = ne[x] + en[x];
+      odd[x] = ne[x] - en[x];
+    }
+  }
+
+  static void transpose(const T* rows, int row, int n, T* to) {
+    for (int f = 0; f < n; ++f)
+      for (int l = 0; l < LANES; ++l) to[f * LANES + l] = rows[l * row + f];
+  }
+
+  // Derivative by distance q from those by its functions, x + sign * y.
+  void slopes_of(int q, const T* x, const T* y, int sign, T* slope) const {
+    std::memset(slope, 0, LANES * sizeof(T));
+    for (int n = 0; n < nb; ++n) {
+      const T* b = slopes.data() + (q * nb + n) * LANES;
+      if (y)
+        for (int l = 0; l < LANES; ++l) slope[l] += (x[n * LANES + l] + sign * y[n * LANES + l]) * b[l];
+      else
+        for (int l = 0; l < LANES; ++l) slope[l] += x[n * LANES + l] * b[l];
+    }
+  }
+
+  // Adds the derivative by the vector of distance q.
+  void along(int q, const T* slope, T to[3][LANES]) {
+    const T *x = vector(q), *inverse = inverses.data() + q * LANES;
+    for (int a = 0; a < 3; ++a)
+      for (int l = 0; l < LANES; ++l) to[a][l] += slope[l] * x[a * LANES + l] * inverse[l];
+  }
+
+  void nuclear(T total[3][LANES]) {
+    T slope[LANES], inner[LANES];
+    slopes_of(0, columns_even.data(), nullptr, 0, slope);
+    for (int l = 0; l < LANES; ++l) {
+      slope[l] += by_envelope[l] * envelope_slope[l];
+      inner[l] = by_unit[0][l] * unit[0][l] + by_unit[1][l] * unit[1][l] + by_unit[2][l] * unit[2][l];
+    }
+    for (int a = 0; a < 3; ++a)
+      for (int l = 0; l < LANES; ++l)
+        total[a][l] = slope[l] * unit[a][l] + (by_unit[a][l] - inner[l] * unit[a][l]) / distances[l];
+  }
+
+  void mean_electronic(T total[3][LANES], T* by_d) {
+    T inner[LANES], part[3][LANES];
+    for (int l = 0; l < LANES; ++l)
+      inner[l] = by_mean[0][l] * mean[0][l] + by_mean[1][l] * mean[1][l] + by_mean[2][l] * mean[2][l];
+    for (int a = 0; a < 3; ++a)
+      for (int l = 0; l < LANES; ++l) {
+        part[a][l] = (by_mean[a][l] - inner[l] * mean[a][l]) / mean_length[l];
+        total[a][l] += part[a][l];
+      }
+    for (int l = 0; l < count; ++l)
+      for (int k = 0; k < K; ++k)
+        for (int a = 0; a < 3; ++a) {
+          by_d[(j[l] * K + k) * 3 + a] += part[a][l] / K;
+          by_d[(i[l] * K + k) * 3 + a] -= part[a][l] / K;
+        }
+  }
+
+  T first_sine[LANES], first_cosine[LANES];
+  std::vector<T> vectors, distances, inverses, functions, slopes, even, odd, d_i, d_j;
+  std::vector<T> by_function, columns_even, columns_odd;
+};
+
+// Adds the messages of pair l to its atoms.
+template <typename T, int DIRECTIONS>
+void add_messages(const Block<T>& b, int l, T* ds, T* dv) {
+  typedef typename Vec<T>::type V;
+  const Problem<T>& g = b.g;
+  const int C = g.channels, P = 2 + DIRECTIONS;
+  const int64_t i = b.i[l], j = b.j[l];
+  const T u = b.envelope[l], *fe = b.filter_even.data() + l * b.wide, *fo = b.filter_odd.data() + l * b.wide;
+  for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
+    const int64_t to = way ? j : i, from = way ? i : j;
+    const T sign = way ? -1 : 1, *phi = g.phi + from * P * C, *v = g.v + from * 3 * C;
+    T *s_out = ds + to * C, *v_out = dv + to * 3 * C;
+    for (int c = 0; c < C; c += Vec<T>::width) {
+      V m[P];
+      for (int p = 0; p < P; ++p)
+        m[p] = u * (load(fe + p * C + c) + sign * load(fo + p * C + c)) * load(phi + p * C + c);
+      store(s_out + c, load(s_out + c) + m[0]);
+      for (int a = 0; a < 3; ++a) {
+        V x = m[1] * load(v + a * C + c) + (sign * b.unit[a][l]) * m[2];
+        if (DIRECTIONS == 2) x += (sign * b.mean[a][l]) * m[P - 1];
+        store(v_out + a * C + c, load(v_out + a * C + c) + x);
+      }
+    }
+  }
+}
+
+// Where the gradient goes.
+template <typename T>
+struct Gradient {
+  T *edges, *d, *phi, *v;
+};
+
+// Takes derivatives by the messages of pair l to features, filters, envelope and directions.
+template <typename T, int DIRECTIONS>
+void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, T* by_even, T* by_odd, const Gradient<T>& to) {
+  typedef typename Vec<T>::type V;
+  const Problem<T>& g = b.g;
+  const int C = g.channels, P = 2 + DIRECTIONS;
+  const T u = b.envelope[l], *fe = b.filter_even.data() + l * b.wide, *fo = b.filter_odd.data() + l * b.wide;
+  V by_u{}, by_unit[3]{}, by_mean[3]{};
+  for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
+    const int64_t center = way ? b.j[l] : b.i[l], from = way ? b.i[l] : b.j[l];
+    const T sign = way ? -1 : 1, *phi = g.phi + from * P * C, *v = g.v + from * 3 * C;
+    const T *gs = by_ds + center * C, *gv = by_dv + center * 3 * C;
+    T *g_phi = to.phi + from * P * C, *g_v = to.v + from * 3 * C;
+    for (int c = 0; c < C; c += Vec<T>::width) {
+      V q[P], x[3];
+      q[0] = load(gs + c);
+      for (int p = 1; p < P; ++p) q[p] = V{};
+      for (int a = 0; a < 3; ++a) {
+        x[a] = load(gv + a * C + c);
+        q[1] += x[a] * load(v + a * C + c);
+        q[2] += (sign * b.unit[a][l]) * x[a];
+        if (DIRECTIONS == 2) q[P - 1] += (sign * b.mean[a][l]) * x[a];
+      }
+      V m[P];
+      for (int p = 0; p < P; ++p) {
+        const int k = p * C + c;
+        const V f = load(fe + k) + sign * load(fo + k), w = load(phi + k);
+        store(g_phi + k, load(g_phi + k) + u * f * q[p]);
+        const V h = q[p] * w;
+        by_u += h * f;
+        m[p] = u * f * w;
+        if (way) {
+          store(by_even + k, load(by_even + k) + u * h);
+          store(by_odd + k, load(by_odd + k) - u * h);
+        } else {
+          store(by_even + k, u * h);
+          store(by_odd + k, u * h);
+        }
+      }
+      for (int a = 0; a < 3; ++a) {
+        store(g_v + a * C + c, load(g_v + a * C + c) + m[1] * x[a]);
+        by_unit[a] += sign * m[2] * x[a];
+        if (DIRECTIONS == 2) by_mean[a] += sign * m[P - 1] * x[a];
+      }
+    }
+  }
+  b.by_envelope[l] = sum<T>(by_u);
+  for (int a = 0; a < 3; ++a) {
+    b.by_unit[a][l] = sum<T>(by_unit[a]);
+    b.by_mean[a][l] = sum<T>(by_mean[a]);
+  }
+}
+
+// Calls work(thread, first, last) for shares of n blocks.
+template <typename F>
+void in_parallel(int threads, int64_t n, const F& work) {
+#ifdef _OPENMP
+  if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+    {
+      const int t = omp_get_thread_num(), all = omp_get_num_threads();
+      work(t, n * t / all, n * (t + 1) / all);
+    }
+    return;
+  }
+#endif
+  work(0, 0, n);
+}
+
+// Rows that threads add to: the result itself for the first, copies for the others, added up at the end.
+template <typename T>
+class Shares {
+ public:
+  Shares(T* result, int64_t size, int threads) : result(result), size(size), copies(int64_t(threads - 1) * size, 0) {}
+  T* of(int thread) { return thread ? copies.data() + (thread - 1) * size : result; }
+  void add_up() {
+    for (int64_t from = 0; from < int64_t(copies.size()); from += size)
+      for (int64_t x = 0; x < size; ++x) result[x] += copies[from + x];
+  }
+
+ private:
+  T* result;
+  int64_t size;
+  std::vector<T> copies;
+};
+
+constexpr int64_t BLOCKS_PER_THREAD = 32;  // fewer are not worth waking a thread
+
+inline int useful_threads(int threads, int64_t blocks) {
+  return int(std::max<int64_t>(1, std::min<int64_t>(threads, blocks / BLOCKS_PER_THREAD)));
+}
+
+// Adds the messages of all pairs to ds (n_atoms, C) and dv (n_atoms, 3, C), which are zero.
+template <typename T>
+void messages(const Problem<T>& g, T* ds, T* dv, int threads) {
+  const std::vector<int64_t> pairs = pairs_within(g);
+  const int64_t n = pairs.size(), blocks = (n + LANES - 1) / LANES;
+  threads = useful_threads(threads, blocks);
+  Shares<T> s(ds, g.n_atoms * g.channels, threads), v(dv, g.n_atoms * 3 * g.channels, threads);
+  in_parallel(threads, blocks, [&](int t, int64_t first, int64_t last) {
+    Block<T> block(g, false);
+    for (int64_t x = first * LANES; x < std::min(n, last * LANES); x += LANES) {
+      block.fill(pairs.data() + x, int(std::min<int64_t>(LANES, n - x)));
+      for (int l = 0; l < block.count; ++l)
+        if (g.points > 0)
+          add_messages<T, 2>(block, l, s.of(t), v.of(t));
+        else
+          add_messages<T, 1>(block, l, s.of(t), v.of(t));
+    }
+  });
+  s.add_up();
+  v.add_up();
+}
+
+// Gradient of the messages; the arrays of `to` are zero.
+template <typename T>
+void messages_backward(const Problem<T>& g, const T* by_ds, const T* by_dv, const Gradient<T>& to, int threads) {
+  const std::vector<int64_t> pairs = pairs_within(g);
+  const int64_t n = pairs.size(), blocks = (n + LANES - 1) / LANES;
+  threads = useful_threads(threads, blocks);
+  Shares<T> phi(to.phi, g.n_atoms * g.columns(), threads), v(to.v, g.n_atoms * 3 * g.channels, threads);
+  Shares<T> d(to.d, g.n_atoms * g.points * 3, threads);
+  in_parallel(threads, blocks, [&](int t, int64_t first, int64_t last) {
+    Block<T> block(g, true);
+    std::vector<T> by_even(LANES * block.wide, 0), by_odd(LANES * block.wide, 0);
+    const Gradient<T> mine{to.edges, d.of(t), phi.of(t), v.of(t)};
+    for (int64_t x = first * LANES; x < std::min(n, last * LANES); x += LANES) {
+      block.fill(pairs.data() + x, int(std::min<int64_t>(LANES, n - x)));
+      for (int l = 0; l < block.count; ++l) {
+        T *e = by_even.data() + l * block.wide, *o = by_odd.data() + l * block.wide;
+        if (g.points > 0)
+          add_gradient<T, 2>(block, l, by_ds, by_dv, e, o, mine);
+        else
+          add_gradient<T, 1>(block, l, by_ds, by_dv, e, o, mine);
+      }
+      block.backward(by_even.data(), by_odd.data(), mine.edges, mine.d);
+    }
+  });
+  phi.add_up();
+  v.add_up();
+  d.add_up();
+}
+
+// For each edge the one that goes back, with exactly the opposite vector; -1 where there is none.
+template <typename T>
+void reverse_edges(const T* edges, const int64_t* center, const int64_t* neighbor, int64_t n_edges, int64_t* reverse) {
+  int64_t n_atoms = 0;
+  for (int64_t e = 0; e < n_edges; ++e) n_atoms = std::max({n_atoms, center[e] + 1, neighbor[e] + 1});
+  std::vector<int64_t> start(n_atoms + 1, 0), order(n_edges);
+  for (int64_t e = 0; e < n_edges; ++e) ++start[center[e] + 1];
+  for (int64_t a = 0; a < n_atoms; ++a) start[a + 1] += start[a];
+  std::vector<int64_t> next(start.begin(), start.end() - 1);
+  for (int64_t e = 0; e < n_edges; ++e) order[next[center[e]]++] = e;
+  std::fill(reverse, reverse + n_edges, int64_t(-1));
+  for (int64_t e = 0; e < n_edges; ++e) {
+    if (reverse[e] >= 0) continue;
+    const T* r = edges + 3 * e;
+    for (int64_t x = start[neighbor[e]]; x < start[neighbor[e] + 1]; ++x) {
+      const int64_t other = order[x];
+      const T* back = edges + 3 * other;
+      if (neighbor[other] != center[e] || reverse[other] >= 0 || other == e) continue;
+      if (r[0] == -back[0] && r[1] == -back[1] && r[2] == -back[2]) {
+        reverse[e] = other;
+        reverse[other] = e;
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace npcalc

@@ -1,0 +1,118 @@
+"""PaiNN layers whose messages are the operator of ``messages.cpp``."""
+
+import torch
+from torch import Tensor, nn
+
+from ..model import PolarizedModel
+from ..nn.hosts.painn import PaiNNLayer
+from ..nn.points import PairedGeometry, SinglePoint
+from ..nn.polarization import Rest
+from ..nn.radial import BesselBasis, PolynomialEnvelope
+from .library import PairMessages
+
+PANEL = 32
+"""Columns of a panel of packed weights, as in ``messages.h``."""
+
+
+def pack(matrix: Tensor) -> Tensor:
+    """Panels of 32 columns one after the other, shape (n_panels, rows, 32); zeros fill up the last."""
+    rows, columns = matrix.shape
+    wide = nn.functional.pad(matrix, (0, -columns % PANEL))
+    return wide.reshape(rows, wide.shape[1] // PANEL, PANEL).transpose(0, 1).contiguous()
+
+
+class FusedPaiNNLayer(nn.Module):
+    """The same function as a `PaiNNLayer` on the geometry of its coupling, for energies and forces alone.
+
+    Args:
+        layer: The layer; it stays what it is.
+        coupling: Its coupling, for which `can_fuse` holds.
+        still: Whether all displacements are zero: before the first movement, or of static points.
+    """
+
+    def __init__(
+        self, layer: PaiNNLayer, coupling: PairedGeometry | SinglePoint, still: bool
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        basis, envelope = layer.basis, coupling.envelope
+        assert isinstance(basis, BesselBasis)
+        self.cutoff = envelope.cutoff
+        self.power = int(envelope.power) if isinstance(envelope, PolynomialEnvelope) else 0
+        self.softening = coupling.softening2**0.5
+        self.n_basis = len(basis.frequencies)
+        self.still = still
+        with torch.no_grad():
+            weight = layer.filter.weight.double()
+            if isinstance(layer.first, nn.Linear):
+                weight = weight @ layer.first.weight.double()
+            weight = weight * basis.norm
+            even, odd = self._parts(weight.T, coupling.n_points)
+            dtype = layer.filter.weight.dtype
+            bias = nn.functional.pad(layer.filter.bias, (0, -len(weight) % PANEL))
+            self._keep("bias", bias.clone())
+            self._keep("even", pack(even).to(dtype))
+            self._keep("odd", pack(odd).to(dtype))
+            self._keep("even_back", pack(even.T).to(dtype))
+            self._keep("odd_back", pack(odd.T).to(dtype))
+
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        self.register_buffer(name, tensor, persistent=False)
+
+    def _parts(self, weight: Tensor, n_points: int) -> tuple[Tensor, Tensor]:
+        """Rows of the radial functions, even and odd under exchange of center and neighbor."""
+        rows = weight.reshape(-1, self.n_basis, weight.shape[1])
+        nn_, none = rows[:1], rows[:0]
+        if n_points == 0:
+            return nn_.flatten(0, 1), none.flatten(0, 1)
+        if self.still:  # all displaced pairs have one distance
+            return torch.cat([nn_, rows[1:].sum(0, keepdim=True)]).flatten(0, 1), none.flatten(0, 1)
+        ne, en, ee = rows[1:].split(n_points)
+        even = torch.cat([nn_, ee, 0.5 * (ne + en)])
+        return even.flatten(0, 1), (0.5 * (ne - en)).flatten(0, 1)
+
+    def forward(
+        self, x: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor
+    ) -> Tensor:
+        """New state (n_atoms, C) from the state, edge vectors (n_edges, 3) and displacements."""
+        layer = self.layer
+        s, v = layer.scalars(x), layer.vectors(x)
+        reverse = torch.ops.npcalc.reverse_edges(edges, center, neighbor)
+        ds, dv = PairMessages.apply(
+            edges, d, layer.phi(s), v, center, neighbor, reverse,
+            self.bias, self.even, self.odd, self.even_back, self.odd_back,
+            self.cutoff, self.softening, self.n_basis, self.power, self.still,
+        )  # fmt: skip
+        return layer.update_block(s + ds, v + dv)
+
+
+def can_fuse(model: PolarizedModel) -> bool:
+    """Whether the operator has what a model needs."""
+    coupling = model.coupling
+    return isinstance(coupling, (SinglePoint, PairedGeometry)) and all(
+        isinstance(layer, PaiNNLayer)
+        and isinstance(layer.basis, BesselBasis)
+        and layer.channels % 16 == 0
+        # The series of sine and cosine in the operator reach to twice the cutoff.
+        and getattr(update, "d_max", 0.0) <= 0.5 * coupling.envelope.cutoff  # type: ignore[operator]
+        for layer, update in zip(model.host.layers, model.updates, strict=True)
+    )
+
+
+def fuse(model: PolarizedModel) -> None:
+    """Makes the messages of a model the operator's, from its weights as they are now.
+
+    Args:
+        model: Model in evaluation mode.
+
+    Raises:
+        ValueError: `can_fuse` does not hold.
+    """
+    if not can_fuse(model):
+        raise ValueError("the model has no layers that the operators can do; see can_fuse")
+    moved = False
+    fused = []
+    for layer, update in zip(model.host.layers, model.updates, strict=True):
+        fused.append(FusedPaiNNLayer(layer, model.coupling, still=not moved))  # type: ignore[arg-type]
+        moved = moved or not isinstance(update, Rest)
+    model.fused = nn.ModuleList(fused)
