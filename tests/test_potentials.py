@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import molecule
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import thermalize_momenta
 from systems import evaluate, make_graph, rotation
 
 from npcalc import NPCalculator, load_potential
 from npcalc.data import DataSet
 from npcalc.md import MDSettings, Trajectory, relax, run_md
+from npcalc.ops.library import find_compiler
 from npcalc.potential import bundled_potentials
 from npcalc.potential.registry import bundled_folder
 from npcalc.spectra import calculate_harmonic_spectrum
@@ -250,3 +253,24 @@ def test_harmonic_spectrum_against_the_reference(name, reference_data):
     deviation = np.abs(lines.frequencies - file["frequencies_cm1"])
     assert deviation[file["frequencies_cm1"] > 200].mean() <= 10.0
     assert np.corrcoef(lines.intensities, file["intensities_km_mol"])[0, 1] >= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compile", [False, True])
+def test_accuracy_of_fast_paths_after_a_run(compile):
+    """Float32 on a list with a skin after 1000 steps, against the float64 network on a fresh one."""
+    if compile and find_compiler() is None:
+        pytest.skip("needs a C++ compiler")
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = NPCalculator("ethanol-fast", compile=compile)
+    thermalize_momenta(atoms, temperature_K=300, rng=np.random.default_rng(1))
+    dynamics = Langevin(
+        atoms, 0.5 * units.fs, temperature_K=300, friction=0.01 / units.fs,
+        rng=np.random.default_rng(2), fixcm=False,
+    )  # fmt: skip
+    dynamics.run(1000)
+    assert atoms.calc.build.neighbors.n_searches < 200
+    reference = evaluate(load_potential("ethanol-fast", dtype="float64"), atoms)
+    assert abs(atoms.get_potential_energy() - reference["energies"].sum()) < 1e-5 * len(atoms)
+    np.testing.assert_allclose(atoms.get_forces(), reference["forces"], atol=1e-4)
+    np.testing.assert_allclose(atoms.get_dipole_moment(), reference["dipole"][0], atol=1e-4)
