@@ -193,6 +193,9 @@ class PolarizedModel(nn.Module):
             move = moving and used and layer.n_vectors > 0
             updates.append(Displacement(layer, self.coupling, config.d_max) if move else Rest())
         self.updates = nn.ModuleList(updates)
+        # Before the first movement all displacements are zero.
+        moved = [isinstance(update, Displacement) for update in updates]
+        self.still = [not any(moved[:index]) for index in range(len(moved))]
         self.has_exchange = self.coupling.n_kinds > 1
         self.exchanges = nn.ModuleList(
             [
@@ -297,7 +300,8 @@ class PolarizedModel(nn.Module):
         """
         d = edges.new_zeros(species.shape[0], self.n_points, 3)
         types = self.coupling.point_types(species, self.n_species)
-        return self.host.embed(types, self.coupling.geometry(edges, center, neighbor, d)), d
+        geometry = self.coupling.geometry(edges, center, neighbor, d, still=True)
+        return self.host.embed(types, geometry), d
 
     def step(
         self,
@@ -330,7 +334,8 @@ class PolarizedModel(nn.Module):
             x = self.fused[index](x, edges, center, neighbor, d)
         else:
             types = self.coupling.point_types(species, self.n_species)
-            x = layer(x, types, self.coupling.geometry(edges, center, neighbor, d))
+            still = self.still[index]
+            x = layer(x, types, self.coupling.geometry(edges, center, neighbor, d, still))
         if self.has_exchange:
             ds, dv = self.exchanges[index](layer.scalars(x), layer.vectors(x), d)
             x = layer.add(x, ds, dv)

@@ -45,7 +45,9 @@ class Coupling(nn.Module):
         """Types (n_host_points,) from the species (n_atoms,)."""
         return species
 
-    def geometry(self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor) -> EdgeGeometry:
+    def geometry(
+        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+    ) -> EdgeGeometry:
         """Geometry of the host's edges.
 
         Args:
@@ -53,6 +55,7 @@ class Coupling(nn.Module):
             center: Center atoms, shape (n_edges,).
             neighbor: Neighbor atoms, shape (n_edges,).
             d: Displacements in Angstrom, shape (n_atoms, n_points, 3).
+            still: Whether they are known to be zero.
 
         Returns:
             The geometry that the host's next layer uses.
@@ -88,7 +91,9 @@ class SinglePoint(Coupling):
     def __init__(self, envelope: nn.Module) -> None:
         super().__init__(0, 0.0, envelope)
 
-    def geometry(self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor) -> EdgeGeometry:
+    def geometry(
+        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+    ) -> EdgeGeometry:
         return self.bare(edges, center, neighbor)
 
 
@@ -108,8 +113,20 @@ class PairedGeometry(Coupling):
         self.n_distances = 1 + 3 * n_points
         self.n_directions = 2
 
-    def geometry(self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor) -> EdgeGeometry:
+    def geometry(
+        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+    ) -> EdgeGeometry:
         bare = self.bare(edges, center, neighbor)
+        if still:
+            length = torch.sqrt((edges * edges).sum(-1, keepdim=True) + self.softening2)
+            return EdgeGeometry(
+                center,
+                neighbor,
+                bare.envelope,
+                torch.cat([bare.distance, length.expand(-1, 3 * self.n_points)], 1),
+                torch.cat([bare.direction, (edges / length)[:, None]], 1),
+                still=True,
+            )
         d_i = d[center]
         d_j = d[neighbor]
         vectors = torch.cat(
@@ -150,7 +167,9 @@ class PairedNodes(Coupling):
     def point_types(self, species: Tensor, n_species: int) -> Tensor:
         return torch.cat([species + k * n_species for k in range(self.n_kinds)])
 
-    def geometry(self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor) -> EdgeGeometry:
+    def geometry(
+        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+    ) -> EdgeGeometry:
         n_atoms = d.shape[0]
         bare = self.bare(edges, center, neighbor)
         centers = [center]

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from ..model import PolarizedModel
 from ..nn.hosts.painn import PaiNNLayer
 from ..nn.points import PairedGeometry, SinglePoint
-from ..nn.polarization import Rest
 from ..nn.radial import BesselBasis, PolynomialEnvelope
 from .library import PairMessages
 
@@ -110,9 +109,7 @@ def fuse(model: PolarizedModel) -> None:
     """
     if not can_fuse(model):
         raise ValueError("the model has no layers that the operators can do; see can_fuse")
-    moved = False
-    fused = []
-    for layer, update in zip(model.host.layers, model.updates, strict=True):
-        fused.append(FusedPaiNNLayer(layer, model.coupling, still=not moved))  # type: ignore[arg-type]
-        moved = moved or not isinstance(update, Rest)
-    model.fused = nn.ModuleList(fused)
+    layers = zip(model.host.layers, model.still, strict=True)
+    model.fused = nn.ModuleList(
+        [FusedPaiNNLayer(layer, model.coupling, still) for layer, still in layers]  # type: ignore[arg-type]
+    )

@@ -33,6 +33,8 @@ class EdgeGeometry(NamedTuple):
             multiplied by it.
         distance: Distances in Angstrom, shape (n_edges, n_distances); valid beyond the cutoff.
         direction: Vectors of length <= 1 from center to neighbor, shape (n_edges, n_directions, 3).
+        still: Whether all displacements are zero, so that all distances after the first are equal;
+            a host may make use of it.
     """
 
     center: Tensor
@@ -40,6 +42,7 @@ class EdgeGeometry(NamedTuple):
     envelope: Tensor
     distance: Tensor
     direction: Tensor
+    still: bool = False
 
 
 class PointSpec(NamedTuple):

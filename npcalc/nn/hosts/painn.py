@@ -44,12 +44,15 @@ class PaiNNLayer(ScalarVectorLayer):
     Args:
         spec: What the layer is built for.
         config: Configuration of the host.
+        is_first: Whether it is the first layer, whose vectors are zero.
     """
 
-    def __init__(self, spec: PointSpec, config: PaiNNConfig) -> None:
+    def __init__(self, spec: PointSpec, config: PaiNNConfig, is_first: bool) -> None:
         super().__init__()
         c = config.channels
         self.channels = c
+        self.is_first = is_first
+        self.n_basis = config.n_basis
         self.n_directions = spec.n_directions
         self.n_scalars = c
         self.n_vectors = c
@@ -57,7 +60,7 @@ class PaiNNLayer(ScalarVectorLayer):
         n_parts = 2 + spec.n_directions
         self.phi = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, n_parts * c))
         n_radial = spec.n_distances * config.n_basis
-        self.first: nn.Module = nn.Identity()
+        self.first: nn.Linear | None = None
         if config.filter_rank is not None:
             self.first = nn.Linear(n_radial, config.filter_rank, bias=False)
             n_radial = config.filter_rank
@@ -71,17 +74,38 @@ class PaiNNLayer(ScalarVectorLayer):
         n = x.shape[0]
         s, v = self.scalars(x), self.vectors(x)
 
-        basis = self.basis(geometry.distance)  # (E, K) -> (E, K, n_basis)
-        w = self.filter(self.first(basis.flatten(1))) * geometry.envelope[:, None]
-        w = w * self.phi(s)[geometry.neighbor]  # (E, (2 + M) c)
-        parts = torch.split(w, [c] * (2 + self.n_directions), dim=1)
-        dv = parts[1][:, None] * v[geometry.neighbor]
-        for m in range(self.n_directions):
-            dv = dv + parts[2 + m][:, None] * geometry.direction[:, m, :, None]
+        w = self.filters(geometry) * self.parts(self.phi(s))[geometry.neighbor]  # (E, parts c)
+        ds, *rest = torch.split(w, c, dim=1)
+        pulls = [] if self.is_first else [rest.pop(0)[:, None] * v[geometry.neighbor]]
+        for m, part in enumerate(rest):
+            pulls.append(part[:, None] * geometry.direction[:, m, :, None])
+        dv = sum(pulls[1:], pulls[0])
         # Scalars and vectors apart: the compiler makes slow code of joined ones.
-        s = s + sum_edges(parts[0], geometry.center, n)
+        s = s + sum_edges(ds, geometry.center, n)
         v = v + sum_edges(dv, geometry.center, n)
         return self.update_block(s, v)
+
+    def filters(self, geometry: EdgeGeometry) -> Tensor:
+        """Filters (n_edges, parts c) of eqs. 7 and 8, envelope included."""
+        distance, weight = geometry.distance, (self.first or self.filter).weight
+        if geometry.still and distance.shape[1] > 2:
+            # Equal distances have equal functions: add up their weights instead.
+            distance = distance[:, :2]
+            by_distance = weight.reshape(weight.shape[0], -1, self.n_basis)
+            weight = torch.cat([by_distance[:, 0], by_distance[:, 1:].sum(1)], dim=1)
+        functions = self.basis(distance).flatten(1)  # (E, K) -> (E, K n_basis)
+        if self.first is not None:
+            functions = functions @ weight.T
+            weight = self.filter.weight
+        weight, bias = self.parts(weight, 0), self.parts(self.filter.bias, 0)
+        return nn.functional.linear(functions, weight, bias) * geometry.envelope[:, None]
+
+    def parts(self, x: Tensor, axis: int = 1) -> Tensor:
+        """What is needed of the parts of eqs. 7 and 8: in the first layer there are no vectors to filter."""
+        if not self.is_first:
+            return x
+        c = self.channels
+        return torch.cat([x.narrow(axis, 0, c), x.narrow(axis, 2 * c, self.n_directions * c)], axis)
 
     def update_block(self, s: Tensor, v: Tensor) -> Tensor:
         """State (n_points, C) after eqs. 9, 10 from scalars (n_points, c) and vectors (n_points, 3, c)."""
@@ -107,7 +131,9 @@ class PaiNN(Host):
         c = config.channels
         self.channels = c
         self.embedding = nn.Embedding(spec.n_types, c)
-        self.layers = nn.ModuleList([PaiNNLayer(spec, config) for _ in range(config.n_layers)])
+        self.layers = nn.ModuleList(
+            [PaiNNLayer(spec, config, k == 0) for k in range(config.n_layers)]
+        )
         self.readout = nn.Sequential(nn.Linear(c, c // 2), nn.SiLU(), nn.Linear(c // 2, 1))
         self.reset_parameters()
 
