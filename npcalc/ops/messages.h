@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <vector>
 
 #ifdef _OPENMP
@@ -149,24 +150,58 @@ std::vector<int64_t> pairs_within(const Problem<T>& g) {
   return pairs;
 }
 
+// Arrays of a block, in memory that a thread keeps from call to call.
+template <typename T>
+class Memory {
+ public:
+  static Memory& of_thread() {
+    thread_local Memory memory;
+    memory.used = 0;
+    return memory;
+  }
+
+  // An array that is valid until the next block of this thread.
+  T* take(int64_t size) {
+    if (used == arrays.size()) arrays.emplace_back();
+    std::vector<T>& array = arrays[used++];
+    constexpr int64_t ALIGN = 64;
+    if (int64_t(array.size()) < size + ALIGN) array.resize(size + ALIGN);
+    return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(array.data()) + ALIGN - 1) / ALIGN * ALIGN);
+  }
+
+ private:
+  size_t used = 0;
+  std::deque<std::vector<T>> arrays;
+};
+
 // Geometry, radial functions and filters of LANES pairs.
 template <typename T>
 class Block {
+  Memory<T>& memory;
+
  public:
-  explicit Block(const Problem<T>& problem, bool gradient)
-      : g(problem), K(problem.still ? 0 : problem.points), nb(problem.basis), nd(problem.n_distances()),
+  Block(const Problem<T>& problem, bool gradient)
+      : memory(Memory<T>::of_thread()), g(problem), K(problem.still ? 0 : problem.points), nb(problem.basis), nd(problem.n_distances()),
         wide(padded(problem.columns())), with_gradient(gradient) {
-    vectors.resize(int64_t(3) * nd * LANES);
-    distances.resize(nd * LANES);
-    inverses.resize(nd * LANES);
-    functions.resize(nd * nb * LANES);
-    if (gradient) slopes.resize(nd * nb * LANES);
-    even.resize(g.n_even() * nb * LANES);
-    odd.resize(g.n_odd() * nb * LANES);
-    filter_even.resize(LANES * wide);
-    filter_odd.assign(LANES * wide, 0);
-    d_i.resize(K * 3 * LANES);
-    d_j.resize(K * 3 * LANES);
+    const int fe = g.n_even() * nb, fo = g.n_odd() * nb;
+    vectors = memory.take(3 * nd * LANES);
+    distances = memory.take(nd * LANES);
+    inverses = memory.take(nd * LANES);
+    functions = memory.take(nd * nb * LANES);
+    even = memory.take(fe * LANES);
+    odd = memory.take(fo * LANES);
+    d_i = memory.take(K * 3 * LANES);
+    d_j = memory.take(K * 3 * LANES);
+    filter_even = memory.take(LANES * wide);
+    filter_odd = memory.take(LANES * wide);
+    std::fill(filter_odd, filter_odd + LANES * wide, T(0));
+    if (!gradient) return;
+    slopes = memory.take(nd * nb * LANES);
+    by_even = memory.take(LANES * wide);
+    by_odd = memory.take(LANES * wide);
+    by_function = memory.take(std::max(padded(fe), padded(fo)) * LANES);
+    columns_even = memory.take(fe * LANES);
+    columns_odd = memory.take(fo * LANES);
   }
 
   // Fills the block with `count` pairs, 1 to LANES.
@@ -188,33 +223,30 @@ class Block {
     for (int q = 0; q < nd; ++q) expand(q);
     cut_off();
     arrange();
-    product<T>(even.data(), 1, LANES, g.even, g.n_even() * nb, g.columns(), g.bias, n, filter_even.data());
+    product<T>(even, 1, LANES, g.even, g.n_even() * nb, g.columns(), g.bias, n, filter_even);
     if (g.n_odd() > 0)
-      product<T>(odd.data(), 1, LANES, g.odd, g.n_odd() * nb, g.columns(), nullptr, n, filter_odd.data());
+      product<T>(odd, 1, LANES, g.odd, g.n_odd() * nb, g.columns(), nullptr, n, filter_odd);
   }
 
   // Takes derivatives by filters, envelope and directions to edges and displacements.
-  void backward(const T* by_even, const T* by_odd, T* by_edges, T* by_d) {
+  void backward(T* by_edges, T* by_d) {
     const int depth = g.columns(), fe = g.n_even() * nb, fo = g.n_odd() * nb;
-    by_function.resize(std::max(padded(fe), padded(fo)) * LANES);
-    columns_even.resize(fe * LANES);
-    columns_odd.resize(fo * LANES);
-    product<T>(by_even, wide, 1, g.even_back, depth, fe, nullptr, count, by_function.data());
-    transpose(by_function.data(), padded(fe), fe, columns_even.data());
+    product<T>(by_even, wide, 1, g.even_back, depth, fe, nullptr, count, by_function);
+    transpose(by_function, padded(fe), fe, columns_even);
     if (fo > 0) {
-      product<T>(by_odd, wide, 1, g.odd_back, depth, fo, nullptr, count, by_function.data());
-      transpose(by_function.data(), padded(fo), fo, columns_odd.data());
+      product<T>(by_odd, wide, 1, g.odd_back, depth, fo, nullptr, count, by_function);
+      transpose(by_function, padded(fo), fo, columns_odd);
     }
     T total[3][LANES], moved_i[3][LANES], moved_j[3][LANES];
     nuclear(total);
     if (g.points > 0) mean_electronic(total, by_d);
     if (g.points > 0 && g.still) {
       T slope[LANES];
-      slopes_of(1, columns_even.data() + nb * LANES, nullptr, 0, slope);
+      slopes_of(1, columns_even + nb * LANES, nullptr, 0, slope);
       along(1, slope, total);
     }
     for (int k = 0; k < K; ++k) {
-      const T *x = columns_even.data() + (1 + K + k) * nb * LANES, *y = columns_odd.data() + k * nb * LANES;
+      const T *x = columns_even + (1 + K + k) * nb * LANES, *y = columns_odd + k * nb * LANES;
       T slope[LANES];
       std::memset(moved_i, 0, sizeof moved_i);
       std::memset(moved_j, 0, sizeof moved_j);
@@ -225,7 +257,7 @@ class Block {
       for (int a = 0; a < 3; ++a)
         for (int l = 0; l < LANES; ++l) total[a][l] += moved_i[a][l] + moved_j[a][l];
       T shared[3][LANES] = {};
-      slopes_of(1 + 2 * K + k, columns_even.data() + (1 + k) * nb * LANES, nullptr, 0, slope);
+      slopes_of(1 + 2 * K + k, columns_even + (1 + k) * nb * LANES, nullptr, 0, slope);
       along(1 + 2 * K + k, slope, shared);
       for (int l = 0; l < count; ++l)
         for (int a = 0; a < 3; ++a) {
@@ -256,10 +288,11 @@ class Block {
   T unit[3][LANES];                               // direction between the nuclei
   T mean[3][LANES], mean_length[LANES];           // direction between the mean electron points
   T by_envelope[LANES], by_unit[3][LANES], by_mean[3][LANES];
-  std::vector<T> filter_even, filter_odd;         // (LANES, wide)
+  T *filter_even, *filter_odd;                    // (LANES, wide)
+  T *by_even, *by_odd;                            // derivatives by them
 
  private:
-  T* vector(int q) { return vectors.data() + 3 * q * LANES; }
+  T* vector(int q) { return vectors + 3 * q * LANES; }
 
   // Vectors of all distances: nuclei, then ne, en and ee of each electron point; their lengths; directions.
   void place() {
@@ -301,8 +334,8 @@ class Block {
 
   // Bessel functions sin(n w D) / D of a distance without their norm, and their derivatives.
   void expand(int q) {
-    const T *x = distances.data() + q * LANES, w = T(M_PI) / g.cutoff;
-    const T* inverse = inverses.data() + q * LANES;
+    const T *x = distances + q * LANES, w = T(M_PI) / g.cutoff;
+    const T* inverse = inverses + q * LANES;
     T angle[LANES], s1[LANES], c1[LANES], s[LANES], c[LANES];
     for (int l = 0; l < LANES; ++l) angle[l] = w * x[l];
     sine_cosine(angle, s1, c1);
@@ -310,10 +343,10 @@ class Block {
     std::memcpy(c, c1, sizeof c);
     if (q == 0) std::memcpy(first_sine, s1, sizeof s1), std::memcpy(first_cosine, c1, sizeof c1);
     for (int n = 0; n < nb; ++n) {
-      T* to = functions.data() + (q * nb + n) * LANES;
+      T* to = functions + (q * nb + n) * LANES;
       for (int l = 0; l < LANES; ++l) to[l] = s[l] * inverse[l];
       if (with_gradient) {
-        T* slope = slopes.data() + (q * nb + n) * LANES;
+        T* slope = slopes + (q * nb + n) * LANES;
         for (int l = 0; l < LANES; ++l) slope[l] = (w * (n + 1) * c[l] - to[l]) * inverse[l];
       }
       for (int l = 0; l < LANES; ++l) {
@@ -341,15 +374,15 @@ class Block {
   // Radial functions in the order of the packed weights: even are nn, ee, ne + en; odd are ne - en.
   void arrange() {
     const int size = nb * LANES;
-    const T* f = functions.data();
-    std::memcpy(even.data(), f, size * sizeof(T));
+    const T* f = functions;
+    std::memcpy(even, f, size * sizeof(T));
     if (K == 0) {
-      if (g.points > 0) std::memcpy(even.data() + size, f + size, size * sizeof(T));
+      if (g.points > 0) std::memcpy(even + size, f + size, size * sizeof(T));
       return;
     }
-    std::memcpy(even.data() + size, f + (1 + 2 * K) * size, K * size * sizeof(T));
+    std::memcpy(even + size, f + (1 + 2 * K) * size, K * size * sizeof(T));
     const T *ne = f + size, *en = f + (1 + K) * size;
-    T* both_ways = even.data() + (1 + K) * size;
+    T* both_ways = even + (1 + K) * size;
     for (int x = 0; x < K * size; ++x) {
       both_ways[x] = ne[x] + en[x];
       odd[x] = ne[x] - en[x];
@@ -365,7 +398,7 @@ class Block {
   void slopes_of(int q, const T* x, const T* y, int sign, T* slope) const {
     std::memset(slope, 0, LANES * sizeof(T));
     for (int n = 0; n < nb; ++n) {
-      const T* b = slopes.data() + (q * nb + n) * LANES;
+      const T* b = slopes + (q * nb + n) * LANES;
       if (y)
         for (int l = 0; l < LANES; ++l) slope[l] += (x[n * LANES + l] + sign * y[n * LANES + l]) * b[l];
       else
@@ -375,14 +408,14 @@ class Block {
 
   // Adds the derivative by the vector of distance q.
   void along(int q, const T* slope, T to[3][LANES]) {
-    const T *x = vector(q), *inverse = inverses.data() + q * LANES;
+    const T *x = vector(q), *inverse = inverses + q * LANES;
     for (int a = 0; a < 3; ++a)
       for (int l = 0; l < LANES; ++l) to[a][l] += slope[l] * x[a * LANES + l] * inverse[l];
   }
 
   void nuclear(T total[3][LANES]) {
     T slope[LANES], inner[LANES];
-    slopes_of(0, columns_even.data(), nullptr, 0, slope);
+    slopes_of(0, columns_even, nullptr, 0, slope);
     for (int l = 0; l < LANES; ++l) {
       slope[l] += by_envelope[l] * envelope_slope[l];
       inner[l] = by_unit[0][l] * unit[0][l] + by_unit[1][l] * unit[1][l] + by_unit[2][l] * unit[2][l];
@@ -410,8 +443,8 @@ class Block {
   }
 
   T first_sine[LANES], first_cosine[LANES];
-  std::vector<T> vectors, distances, inverses, functions, slopes, even, odd, d_i, d_j;
-  std::vector<T> by_function, columns_even, columns_odd;
+  T *vectors, *distances, *inverses, *functions, *slopes, *even, *odd, *d_i, *d_j;
+  T *by_function, *columns_even, *columns_odd;
 };
 
 // Adds the messages of pair l to its atoms.
@@ -421,7 +454,7 @@ void add_messages(const Block<T>& b, int l, T* ds, T* dv) {
   const Problem<T>& g = b.g;
   const int C = g.channels, P = 2 + DIRECTIONS;
   const int64_t i = b.i[l], j = b.j[l];
-  const T u = b.envelope[l], *fe = b.filter_even.data() + l * b.wide, *fo = b.filter_odd.data() + l * b.wide;
+  const T u = b.envelope[l], *fe = b.filter_even + l * b.wide, *fo = b.filter_odd + l * b.wide;
   for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
     const int64_t to = way ? j : i, from = way ? i : j;
     const T sign = way ? -1 : 1, *phi = g.phi + from * P * C, *v = g.v + from * 3 * C;
@@ -448,11 +481,12 @@ struct Gradient {
 
 // Takes derivatives by the messages of pair l to features, filters, envelope and directions.
 template <typename T, int DIRECTIONS>
-void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, T* by_even, T* by_odd, const Gradient<T>& to) {
+void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, const Gradient<T>& to) {
   typedef typename Vec<T>::type V;
   const Problem<T>& g = b.g;
   const int C = g.channels, P = 2 + DIRECTIONS;
-  const T u = b.envelope[l], *fe = b.filter_even.data() + l * b.wide, *fo = b.filter_odd.data() + l * b.wide;
+  const T u = b.envelope[l], *fe = b.filter_even + l * b.wide, *fo = b.filter_odd + l * b.wide;
+  T *by_even = b.by_even + l * b.wide, *by_odd = b.by_odd + l * b.wide;
   V by_u{}, by_unit[3]{}, by_mean[3]{};
   for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
     const int64_t center = way ? b.j[l] : b.i[l], from = way ? b.i[l] : b.j[l];
@@ -570,18 +604,15 @@ void messages_backward(const Problem<T>& g, const T* by_ds, const T* by_dv, cons
   Shares<T> d(to.d, g.n_atoms * g.points * 3, threads);
   in_parallel(threads, blocks, [&](int t, int64_t first, int64_t last) {
     Block<T> block(g, true);
-    std::vector<T> by_even(LANES * block.wide, 0), by_odd(LANES * block.wide, 0);
     const Gradient<T> mine{to.edges, d.of(t), phi.of(t), v.of(t)};
     for (int64_t x = first * LANES; x < std::min(n, last * LANES); x += LANES) {
       block.fill(pairs.data() + x, int(std::min<int64_t>(LANES, n - x)));
-      for (int l = 0; l < block.count; ++l) {
-        T *e = by_even.data() + l * block.wide, *o = by_odd.data() + l * block.wide;
+      for (int l = 0; l < block.count; ++l)
         if (g.points > 0)
-          add_gradient<T, 2>(block, l, by_ds, by_dv, e, o, mine);
+          add_gradient<T, 2>(block, l, by_ds, by_dv, mine);
         else
-          add_gradient<T, 1>(block, l, by_ds, by_dv, e, o, mine);
-      }
-      block.backward(by_even.data(), by_odd.data(), mine.edges, mine.d);
+          add_gradient<T, 1>(block, l, by_ds, by_dv, mine);
+      block.backward(mine.edges, mine.d);
     }
   });
   phi.add_up();
