@@ -32,11 +32,13 @@ def search_box(
     Returns:
         The box (3, 3) and its origin (3,), in Angstrom.
     """
+    if not pbc.any():
+        return np.diag(np.ptp(positions, axis=0) + 2.0 * pad), positions.min(axis=0) - pad
     box = np.array(cell, dtype=float)
     origin = np.zeros(3)
     periodic = box[pbc]
     # Rows of `normal` span what the periodic vectors do not.
-    normal = np.linalg.svd(periodic)[2][len(periodic) :] if len(periodic) else np.eye(3)
+    normal = np.linalg.svd(periodic)[2][len(periodic) :]
     open_axes = np.flatnonzero(~pbc)
     for axis, direction in zip(open_axes, normal, strict=True):
         along = positions @ direction
@@ -107,7 +109,7 @@ class VerletList:
             Edge index (2, n_edges) and lattice shifts (n_edges, 3). The same arrays come back
             until the next search.
         """
-        if self._edges is None or self._moved(positions, cell, pbc):
+        if self._edges is None or self.skin == 0.0 or self._moved(positions, cell, pbc):
             self._edges = neighbor_list(positions, cell, pbc, self.cutoff + self.skin)
             self._built_at = (positions.copy(), np.array(cell), np.array(pbc))
             self.n_searches += 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..graph import AtomGraph
 from ..model import PolarizedModel
 from ..nn.scatter import sum_edges
-from .derivatives import AtomicOutput, PotentialModule, assemble, edge_vectors
+from .derivatives import AtomicOutput, PotentialModule, assemble, edge_vectors, moments
 
 EDGES_PER_BLOCK = 2048
 """Edges of a block: few enough for the caches, enough to make the calls of operators worth it."""
@@ -134,11 +134,8 @@ class _Evaluation:
                     self.graph.species[block.atoms], block.center, block.neighbor,
                 )  # fmt: skip
                 k = block.n_centers
-                moved = sum_edges(out.increment[:, None] * edges, block.center, k)
-                dipoles[atoms] = 0.5 * moved - (out.weight[:k, :, None] * out.displacement[:k]).sum(
-                    1
-                )
-                charges[atoms] = -sum_edges(out.increment, block.center, k)
+                found = moments(out, edges, block.center)
+                dipoles[atoms], charges[atoms] = found[0][:k], found[1][:k]
                 weights[atoms] = out.weight[:k]
                 parts.append(out.properties[:k])
         adjoints = self._differentiate_energy()

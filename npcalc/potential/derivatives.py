@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import AtomGraph
-from ..model import PolarizedModel
+from ..model import ModelOutput, PolarizedModel
 from ..nn.scatter import sum_edges
 from .molecular import MolecularProperties
 
@@ -111,10 +111,7 @@ class EdgePotential(nn.Module):
             if found is not None:
                 gradient = found
         forces = sum_edges(gradient, center, n) - sum_edges(gradient, neighbor, n)
-        moved = out.increment[:, None]
-        dipoles = -(out.weight[:, :, None] * out.displacement).sum(1)
-        dipoles = dipoles + 0.5 * sum_edges(moved * edges, center, n)
-        charges = -sum_edges(out.increment, center, n)
+        dipoles, charges = moments(out, edges, center)
         return AtomicOutput(
             energies,
             forces,
@@ -125,6 +122,23 @@ class EdgePotential(nn.Module):
             out.weight,
             out.properties,
         )
+
+
+def moments(out: ModelOutput, edges: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+    """Dipoles and charges of the atoms without the formal charges.
+
+    Args:
+        out: Outputs of the model.
+        edges: Vectors r_ij in Angstrom, shape (n_edges, 3).
+        center: Center atoms, shape (n_edges,).
+
+    Returns:
+        Dipoles in e*A, shape (n_atoms, 3), and charges in e, shape (n_atoms,).
+    """
+    n = out.energy.shape[0]
+    dipoles = -(out.weight[:, :, None] * out.displacement).sum(1)
+    dipoles = dipoles + 0.5 * sum_edges(out.increment[:, None] * edges, center, n)
+    return dipoles, -sum_edges(out.increment, center, n)
 
 
 def edge_vectors(
