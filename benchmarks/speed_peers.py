@@ -1,6 +1,6 @@
 """The cases of `speed.py` that run in the environments of the peers, with random weights.
 
-python benchmarks/speed_peers.py schnetpack|mace|nequip STRUCTURE|train THREADS
+python benchmarks/speed_peers.py schnetpack|mace|nequip|torchani STRUCTURE|train THREADS
 """
 
 import os
@@ -122,6 +122,15 @@ def nequip_step(atoms: Atoms):
     return step, "nequip"
 
 
+def torchani_step(atoms: Atoms):
+    """One network of the form of ANI-2x, whose cutoffs are its own (5.2 A, angles 3.5 A)."""
+    from torchani.arch import simple_ani
+
+    torch.manual_seed(0)
+    atoms.calc = simple_ani(("H", "C", "O"), lot="wb97x-631gd", neighborlist="adaptive").ase()
+    return ase_step(atoms), "torchani"
+
+
 def schnetpack_training():
     """A step on ten ethanol structures: energy, forces and dipole."""
     spk = import_schnetpack()
@@ -161,7 +170,12 @@ def schnetpack_training():
     return step, "schnetpack"
 
 
-STEPS = {"schnetpack": schnetpack_step, "mace": mace_step, "nequip": nequip_step}
+STEPS = {
+    "schnetpack": schnetpack_step,
+    "mace": mace_step,
+    "nequip": nequip_step,
+    "torchani": torchani_step,
+}
 
 if __name__ == "__main__":
     peer, what, threads = sys.argv[1:]
