@@ -17,7 +17,7 @@ from torch.utils.cpp_extension import include_paths
 
 from ..cache import cache_folder, processor
 
-SOURCES = ("messages.h", "messages.cpp")
+SOURCES = ("common.h", "messages.h", "messages.cpp")
 
 FLAGS = (
     "-O3", "-std=c++20", "-fPIC", "-shared", "-fno-math-errno", "-ffp-contract=fast",

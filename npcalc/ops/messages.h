@@ -11,58 +11,9 @@
 // (edges, channels) is ever stored, and the gradient makes the filters again.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <deque>
-#include <vector>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "common.h"
 
 namespace npcalc {
-
-constexpr int LANES = 16;  // pairs of a block
-constexpr int PANEL = 32;  // columns of a panel of packed weights
-
-#if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64, ACCUMULATORS = 16;
-#elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32, ACCUMULATORS = 8;
-#elif defined(__aarch64__)
-constexpr int VECTOR_BYTES = 16, ACCUMULATORS = 16;
-#else
-constexpr int VECTOR_BYTES = 16, ACCUMULATORS = 8;
-#endif
-
-template <typename T>
-struct Vec {
-  typedef T type __attribute__((vector_size(VECTOR_BYTES)));
-  static constexpr int width = VECTOR_BYTES / sizeof(T);
-};
-
-template <typename T>
-inline typename Vec<T>::type load(const T* from) {
-  typename Vec<T>::type x;
-  std::memcpy(&x, from, VECTOR_BYTES);
-  return x;
-}
-
-template <typename T>
-inline void store(T* to, typename Vec<T>::type x) {
-  std::memcpy(to, &x, VECTOR_BYTES);
-}
-
-template <typename T>
-inline T sum(typename Vec<T>::type x) {
-  T part[Vec<T>::width];
-  store(part, x);
-  for (int half = Vec<T>::width / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; ++k) part[k] += part[k + half];
-  return part[0];
-}
 
 // What the messages are made of; see the schema in messages.cpp for shapes.
 template <typename T>
@@ -84,34 +35,6 @@ struct Problem {
   int n_directions() const { return points == 0 ? 1 : 2; }
   int columns() const { return (2 + n_directions()) * channels; }
 };
-
-inline int padded(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
-
-// out[r][:] = bias + sum over k of a(r, k) packed[k][:] for (at least) `rows` rows, a(r, k) = a[r * row + k * step].
-template <typename T>
-void product(const T* a, int row, int step, const T* packed, int depth, int columns, const T* bias, int rows, T* out) {
-  typedef typename Vec<T>::type V;
-  constexpr int W = Vec<T>::width, N = PANEL / W;
-  constexpr int ROWS = ACCUMULATORS / N > 0 ? ACCUMULATORS / N : 1;
-  const int wide = padded(columns);
-  for (int p = 0; p < wide; p += PANEL) {
-    const T* panel = packed + int64_t(p) * depth;
-    for (int r0 = 0; r0 < rows; r0 += ROWS) {
-      V total[ROWS][N];
-      for (int r = 0; r < ROWS; ++r)
-        for (int n = 0; n < N; ++n) total[r][n] = bias ? load(bias + p + n * W) : V{};
-      const T* x = a + r0 * row;
-      for (int k = 0; k < depth; ++k) {
-        V w[N];
-        for (int n = 0; n < N; ++n) w[n] = load(panel + k * PANEL + n * W);
-        for (int r = 0; r < ROWS; ++r)
-          for (int n = 0; n < N; ++n) total[r][n] += x[r * row + k * step] * w[n];
-      }
-      for (int r = 0; r < ROWS; ++r)
-        for (int n = 0; n < N; ++n) store(out + (r0 + r) * wide + p + n * W, total[r][n]);
-    }
-  }
-}
 
 // Sine and cosine of LANES angles: series of a quarter of the angle, doubled twice.
 template <typename T>
@@ -149,30 +72,6 @@ std::vector<int64_t> pairs_within(const Problem<T>& g) {
   }
   return pairs;
 }
-
-// Arrays of a block, in memory that a thread keeps from call to call.
-template <typename T>
-class Memory {
- public:
-  static Memory& of_thread() {
-    thread_local Memory memory;
-    memory.used = 0;
-    return memory;
-  }
-
-  // An array that is valid until the next block of this thread.
-  T* take(int64_t size) {
-    if (used == arrays.size()) arrays.emplace_back();
-    std::vector<T>& array = arrays[used++];
-    constexpr int64_t ALIGN = 64;
-    if (int64_t(array.size()) < size + ALIGN) array.resize(size + ALIGN);
-    return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(array.data()) + ALIGN - 1) / ALIGN * ALIGN);
-  }
-
- private:
-  size_t used = 0;
-  std::deque<std::vector<T>> arrays;
-};
 
 // Geometry, radial functions and filters of LANES pairs.
 template <typename T>
@@ -531,45 +430,6 @@ void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, const Grad
     b.by_unit[a][l] = sum<T>(by_unit[a]);
     b.by_mean[a][l] = sum<T>(by_mean[a]);
   }
-}
-
-// Calls work(thread, first, last) for shares of n blocks.
-template <typename F>
-void in_parallel(int threads, int64_t n, const F& work) {
-#ifdef _OPENMP
-  if (threads > 1) {
-#pragma omp parallel num_threads(threads)
-    {
-      const int t = omp_get_thread_num(), all = omp_get_num_threads();
-      work(t, n * t / all, n * (t + 1) / all);
-    }
-    return;
-  }
-#endif
-  work(0, 0, n);
-}
-
-// Rows that threads add to: the result itself for the first, copies for the others, added up at the end.
-template <typename T>
-class Shares {
- public:
-  Shares(T* result, int64_t size, int threads) : result(result), size(size), copies(int64_t(threads - 1) * size, 0) {}
-  T* of(int thread) { return thread ? copies.data() + (thread - 1) * size : result; }
-  void add_up() {
-    for (int64_t from = 0; from < int64_t(copies.size()); from += size)
-      for (int64_t x = 0; x < size; ++x) result[x] += copies[from + x];
-  }
-
- private:
-  T* result;
-  int64_t size;
-  std::vector<T> copies;
-};
-
-constexpr int64_t BLOCKS_PER_THREAD = 32;  // fewer are not worth waking a thread
-
-inline int useful_threads(int threads, int64_t blocks) {
-  return int(std::max<int64_t>(1, std::min<int64_t>(threads, blocks / BLOCKS_PER_THREAD)));
 }
 
 // Adds the messages of all pairs to ds (n_atoms, C) and dv (n_atoms, 3, C), which are zero.
