@@ -27,12 +27,12 @@ CompileOption = Annotated[
     bool | None, typer.Option(help="Compile the potential; by default where the run is long.")
 ]
 ThreadsOption = Annotated[
-    int, typer.Option(help="CPU threads; more than one pays from some hundred atoms on.", min=1)
+    int, typer.Option(help="CPU threads; more than one pays from a hundred atoms on.", min=1)
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
-LONG_RUN = 20000
-"""Steps from which compiling a potential pays."""
+LONG_RUN = 200_000
+"""Steps times atoms from which compiling a potential pays."""
 
 
 class Ensemble(str, Enum):
@@ -161,8 +161,9 @@ def md(
                 settings, made_with = trajectory.settings, trajectory.calculator
         else:
             _must_be_free(output)
+        atoms = read_structure(structure)
         if compile is None:
-            compile = made_with.get("compile", steps >= LONG_RUN)
+            compile = made_with.get("compile", steps * len(atoms) >= LONG_RUN)
         calculator = NPCalculator(
             potential or made_with.get("potential", "ethanol"),
             device=device,
@@ -180,7 +181,7 @@ def md(
         has_dipole = "dipole" in calculator.implemented_properties
         settings["strides"] = _strides(settings["strides"], stride, has_dipole)
         last = run_md(
-            read_structure(structure),
+            atoms,
             calculator,
             steps,
             output,
@@ -351,16 +352,14 @@ def train(
 @app.command(name="compile")
 def compile_potential(
     potential: Annotated[str, typer.Argument(help="Bundled name or file.")] = "ethanol",
-    threads: ThreadsOption = 1,
 ) -> None:
     """Compile a potential for this machine, once for structures of all sizes."""
     from .potential import load_potential
 
     with _errors():
-        _use_threads(threads)
         if not load_potential(potential).compile():
             raise typer.Exit(1)
-        typer.echo(f"{potential}: compiled for {threads} threads")
+        typer.echo(f"{potential}: compiled")
 
 
 @app.command()
