@@ -8,6 +8,7 @@ from systems import crystal, dimer, ethanol, make_graph, make_potential
 
 from npcalc import NPCalculator
 from npcalc.graph import collate
+from npcalc.ops import library
 from npcalc.potential import Potential, package
 from npcalc.potential.compiled import compile_graph, trace
 from npcalc.potential.derivatives import OUTPUTS
@@ -68,7 +69,7 @@ def test_compiled_equals_eager(monkeypatch, channels):
 
 
 def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr("npcalc.potential.compiled.shutil.which", lambda name: None)
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
     calculator = NPCalculator(make_potential(), compile=True)
     with pytest.warns(UserWarning, match="no C.. compiler found"):
         forces = calculator.get_forces(ethanol())

@@ -6,7 +6,6 @@ building and walking the autograd tape; compiled with TorchInductor it is two to
 can be differentiated again, which makes training steps fast.
 """
 
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
+from ..ops.library import find_compiler
 from .derivatives import PotentialModule
 
 END = 2**63 - 1
@@ -123,7 +123,7 @@ def _merge_repeated(graph: Graph) -> None:
 
 def compiler_available() -> bool:
     """Whether TorchInductor finds a C++ compiler for the CPU."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    return find_compiler() is not None
 
 
 def warn_no_compiler() -> None:

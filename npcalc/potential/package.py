@@ -99,13 +99,15 @@ def export_program(module: PotentialModule) -> torch.export.ExportedProgram:
 def with_operators(module: PotentialModule) -> PotentialModule:
     """A copy of a potential that uses our own operators, or itself where there are none for it.
 
-    Warns where there are some that cannot be built.
+    Warns where a compiler is there and cannot build them.
     """
     if module.reference.device.type != "cpu" or not ops.can_fuse(module.edge_potential.model):
         return module
     try:
         ops.load_operators()
     except (RuntimeError, OSError) as error:
+        if not compiler_available():
+            return module
         lines = str(error).strip().splitlines()
         warnings.warn(
             f"the operators of npcalc could not be built ({lines[0]}): compiling without them, "
