@@ -222,9 +222,7 @@ class PolarizedModel(nn.Module):
             if config.properties
             else NoProperties()
         )
-        self.fused: nn.ModuleList | None = (
-            None  # layers with operators of our own, see `npcalc.ops`
-        )
+        self.fused: nn.ModuleList | None = None  # layers of our own operators, see `npcalc.ops`
         self.isolated_energy: Tensor
         self.register_buffer("isolated_energy", torch.zeros(self.n_species))
         self.to(dtype)

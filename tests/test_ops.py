@@ -74,6 +74,7 @@ def test_edges_in_any_order_with_and_without_a_partner():
 
 
 def test_reverse_edges_are_opposite_and_mutual():
+    ops.load_operators()
     graph = make_graph(make(), crystal())
     center, neighbor = graph.edge_index
     vectors = graph.positions[neighbor] - graph.positions[center] + graph.shifts @ graph.cell[0]

@@ -141,8 +141,10 @@ class Shares {
 
 constexpr int64_t BLOCKS_PER_THREAD = 32;  // fewer are not worth waking a thread
 
-inline int useful_threads(int threads, int64_t blocks) {
-  return int(std::max<int64_t>(1, std::min<int64_t>(threads, blocks / BLOCKS_PER_THREAD)));
+inline int64_t n_blocks(int64_t n) { return (n + LANES - 1) / LANES; }
+
+inline int useful_threads(int threads, int64_t n) {
+  return int(std::max<int64_t>(1, std::min<int64_t>(threads, n_blocks(n) / BLOCKS_PER_THREAD)));
 }
 
 }  // namespace npcalc

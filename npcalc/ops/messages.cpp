@@ -49,7 +49,8 @@ struct Arguments {
 
   void check() const {
     TORCH_CHECK(v.size(2) % 16 == 0, "pair_messages: channels must be a multiple of 16, got ", v.size(2));
-    TORCH_CHECK(phi.size(1) == (d.size(1) ? 4 : 3) * v.size(2), "pair_messages: phi has ", phi.size(1), " columns");
+    const int64_t columns = (d.size(1) ? 4 : 3) * v.size(2);
+    TORCH_CHECK(phi.size(1) == columns, "pair_messages: phi has ", phi.size(1), " columns, expected ", columns);
   }
 };
 

@@ -80,8 +80,8 @@ class Block {
 
  public:
   Block(const Problem<T>& problem, bool gradient)
-      : memory(Memory<T>::of_thread()), g(problem), K(problem.still ? 0 : problem.points), nb(problem.basis), nd(problem.n_distances()),
-        wide(padded(problem.columns())), with_gradient(gradient) {
+      : memory(Memory<T>::of_thread()), g(problem), K(problem.still ? 0 : problem.points), nb(problem.basis),
+        nd(problem.n_distances()), wide(padded(problem.columns())), with_gradient(gradient) {
     const int fe = g.n_even() * nb, fo = g.n_odd() * nb;
     vectors = memory.take(3 * nd * LANES);
     distances = memory.take(nd * LANES);
@@ -136,7 +136,7 @@ class Block {
       product<T>(by_odd, wide, 1, g.odd_back, depth, fo, nullptr, count, by_function);
       transpose(by_function, padded(fo), fo, columns_odd);
     }
-    T total[3][LANES], moved_i[3][LANES], moved_j[3][LANES];
+    T total[3][LANES];
     nuclear(total);
     if (g.points > 0) mean_electronic(total, by_d);
     if (g.points > 0 && g.still) {
@@ -146,16 +146,13 @@ class Block {
     }
     for (int k = 0; k < K; ++k) {
       const T *x = columns_even + (1 + K + k) * nb * LANES, *y = columns_odd + k * nb * LANES;
-      T slope[LANES];
-      std::memset(moved_i, 0, sizeof moved_i);
-      std::memset(moved_j, 0, sizeof moved_j);
+      T slope[LANES], moved_i[3][LANES] = {}, moved_j[3][LANES] = {}, shared[3][LANES] = {};
       slopes_of(1 + k, x, y, 1, slope);
       along(1 + k, slope, moved_j);
       slopes_of(1 + K + k, x, y, -1, slope);
       along(1 + K + k, slope, moved_i);
       for (int a = 0; a < 3; ++a)
         for (int l = 0; l < LANES; ++l) total[a][l] += moved_i[a][l] + moved_j[a][l];
-      T shared[3][LANES] = {};
       slopes_of(1 + 2 * K + k, columns_even + (1 + k) * nb * LANES, nullptr, 0, slope);
       along(1 + 2 * K + k, slope, shared);
       for (int l = 0; l < count; ++l)
@@ -321,7 +318,7 @@ class Block {
     }
     for (int a = 0; a < 3; ++a)
       for (int l = 0; l < LANES; ++l)
-        total[a][l] = slope[l] * unit[a][l] + (by_unit[a][l] - inner[l] * unit[a][l]) / distances[l];
+        total[a][l] = slope[l] * unit[a][l] + (by_unit[a][l] - inner[l] * unit[a][l]) * inverses[l];
   }
 
   void mean_electronic(T total[3][LANES], T* by_d) {
@@ -432,23 +429,28 @@ void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, const Grad
   }
 }
 
+// Calls work(block, thread) for all blocks of pairs, filled.
+template <typename T, typename F>
+void over_pairs(const Problem<T>& g, const std::vector<int64_t>& pairs, bool gradient, int threads, const F& work) {
+  const int64_t n = pairs.size();
+  in_parallel(threads, n_blocks(n), [&](int thread, int64_t first, int64_t last) {
+    Block<T> block(g, gradient);
+    for (int64_t x = first * LANES; x < std::min(n, last * LANES); x += LANES) {
+      block.fill(pairs.data() + x, int(std::min<int64_t>(LANES, n - x)));
+      work(block, thread);
+    }
+  });
+}
+
 // Adds the messages of all pairs to ds (n_atoms, C) and dv (n_atoms, 3, C), which are zero.
 template <typename T>
 void messages(const Problem<T>& g, T* ds, T* dv, int threads) {
   const std::vector<int64_t> pairs = pairs_within(g);
-  const int64_t n = pairs.size(), blocks = (n + LANES - 1) / LANES;
-  threads = useful_threads(threads, blocks);
+  threads = useful_threads(threads, pairs.size());
   Shares<T> s(ds, g.n_atoms * g.channels, threads), v(dv, g.n_atoms * 3 * g.channels, threads);
-  in_parallel(threads, blocks, [&](int t, int64_t first, int64_t last) {
-    Block<T> block(g, false);
-    for (int64_t x = first * LANES; x < std::min(n, last * LANES); x += LANES) {
-      block.fill(pairs.data() + x, int(std::min<int64_t>(LANES, n - x)));
-      for (int l = 0; l < block.count; ++l)
-        if (g.points > 0)
-          add_messages<T, 2>(block, l, s.of(t), v.of(t));
-        else
-          add_messages<T, 1>(block, l, s.of(t), v.of(t));
-    }
+  const auto add = g.points > 0 ? add_messages<T, 2> : add_messages<T, 1>;
+  over_pairs(g, pairs, false, threads, [&](Block<T>& block, int t) {
+    for (int l = 0; l < block.count; ++l) add(block, l, s.of(t), v.of(t));
   });
   s.add_up();
   v.add_up();
@@ -458,22 +460,14 @@ void messages(const Problem<T>& g, T* ds, T* dv, int threads) {
 template <typename T>
 void messages_backward(const Problem<T>& g, const T* by_ds, const T* by_dv, const Gradient<T>& to, int threads) {
   const std::vector<int64_t> pairs = pairs_within(g);
-  const int64_t n = pairs.size(), blocks = (n + LANES - 1) / LANES;
-  threads = useful_threads(threads, blocks);
+  threads = useful_threads(threads, pairs.size());
   Shares<T> phi(to.phi, g.n_atoms * g.columns(), threads), v(to.v, g.n_atoms * 3 * g.channels, threads);
   Shares<T> d(to.d, g.n_atoms * g.points * 3, threads);
-  in_parallel(threads, blocks, [&](int t, int64_t first, int64_t last) {
-    Block<T> block(g, true);
+  const auto add = g.points > 0 ? add_gradient<T, 2> : add_gradient<T, 1>;
+  over_pairs(g, pairs, true, threads, [&](Block<T>& block, int t) {
     const Gradient<T> mine{to.edges, d.of(t), phi.of(t), v.of(t)};
-    for (int64_t x = first * LANES; x < std::min(n, last * LANES); x += LANES) {
-      block.fill(pairs.data() + x, int(std::min<int64_t>(LANES, n - x)));
-      for (int l = 0; l < block.count; ++l)
-        if (g.points > 0)
-          add_gradient<T, 2>(block, l, by_ds, by_dv, mine);
-        else
-          add_gradient<T, 1>(block, l, by_ds, by_dv, mine);
-      block.backward(mine.edges, mine.d);
-    }
+    for (int l = 0; l < block.count; ++l) add(block, l, by_ds, by_dv, mine);
+    block.backward(mine.edges, mine.d);
   });
   phi.add_up();
   v.add_up();

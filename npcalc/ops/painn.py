@@ -10,7 +10,7 @@ from ..nn.radial import BesselBasis, PolynomialEnvelope
 from .library import PairMessages
 
 PANEL = 32
-"""Columns of a panel of packed weights, as in ``messages.h``."""
+"""Columns of a panel of packed weights, as in ``common.h``."""
 
 
 def pack(matrix: Tensor) -> Tensor:
@@ -39,14 +39,14 @@ class FusedPaiNNLayer(nn.Module):
         self.cutoff = envelope.cutoff
         self.power = int(envelope.power) if isinstance(envelope, PolynomialEnvelope) else 0
         self.softening = coupling.softening2**0.5
-        self.n_basis = len(basis.frequencies)
+        self.n_basis = layer.n_basis
         self.still = still
         with torch.no_grad():
             weight = layer.filter.weight.double()
             if isinstance(layer.first, nn.Linear):
                 weight = weight @ layer.first.weight.double()
             weight = weight * basis.norm
-            even, odd = self._parts(weight.T, coupling.n_points)
+            even, odd = self._parts(weight, coupling.n_points)
             dtype = layer.filter.weight.dtype
             bias = nn.functional.pad(layer.filter.bias, (0, -len(weight) % PANEL))
             self._keep("bias", bias.clone())
@@ -59,21 +59,35 @@ class FusedPaiNNLayer(nn.Module):
         self.register_buffer(name, tensor, persistent=False)
 
     def _parts(self, weight: Tensor, n_points: int) -> tuple[Tensor, Tensor]:
-        """Rows of the radial functions, even and odd under exchange of center and neighbor."""
-        rows = weight.reshape(-1, self.n_basis, weight.shape[1])
-        nn_, none = rows[:1], rows[:0]
-        if n_points == 0:
-            return nn_.flatten(0, 1), none.flatten(0, 1)
-        if self.still:  # all displaced pairs have one distance
-            return torch.cat([nn_, rows[1:].sum(0, keepdim=True)]).flatten(0, 1), none.flatten(0, 1)
-        ne, en, ee = rows[1:].split(n_points)
-        even = torch.cat([nn_, ee, 0.5 * (ne + en)])
+        """Weights (functions, parts c), even and odd under exchange of center and neighbor.
+
+        Args:
+            weight: Weights (parts c, n_distances n_basis) of the functions of all distances.
+            n_points: Electron points of an atom.
+        """
+        if n_points == 0 or self.still:
+            even = self.layer.fold_still(weight) if n_points > 0 else weight
+            return even.T, even.T[:0]
+        rows = weight.T.reshape(-1, self.n_basis, len(weight))
+        nuclei, ne, en, ee = rows.split([1, n_points, n_points, n_points])
+        even = torch.cat([nuclei, ee, 0.5 * (ne + en)])
         return even.flatten(0, 1), (0.5 * (ne - en)).flatten(0, 1)
 
     def forward(
         self, x: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor
     ) -> Tensor:
-        """New state (n_atoms, C) from the state, edge vectors (n_edges, 3) and displacements."""
+        """New state (n_atoms, C).
+
+        Args:
+            x: State (n_atoms, C).
+            edges: Vectors r_ij in Angstrom, shape (n_edges, 3).
+            center: Center atoms, shape (n_edges,).
+            neighbor: Neighbor atoms, shape (n_edges,).
+            d: Displacements in Angstrom, shape (n_atoms, n_points, 3).
+
+        Raises:
+            RuntimeError: A shape is not what the operator can do.
+        """
         layer = self.layer
         s, v = layer.scalars(x), layer.vectors(x)
         reverse = torch.ops.npcalc.reverse_edges(edges, center, neighbor)

@@ -89,16 +89,21 @@ class PaiNNLayer(ScalarVectorLayer):
         """Filters (n_edges, parts c) of eqs. 7 and 8, envelope included."""
         distance, weight = geometry.distance, (self.first or self.filter).weight
         if geometry.still and distance.shape[1] > 2:
-            # Equal distances have equal functions: add up their weights instead.
-            distance = distance[:, :2]
-            by_distance = weight.reshape(weight.shape[0], -1, self.n_basis)
-            weight = torch.cat([by_distance[:, 0], by_distance[:, 1:].sum(1)], dim=1)
+            distance, weight = distance[:, :2], self.fold_still(weight)
         functions = self.basis(distance).flatten(1)  # (E, K) -> (E, K n_basis)
         if self.first is not None:
             functions = functions @ weight.T
             weight = self.filter.weight
         weight, bias = self.parts(weight, 0), self.parts(self.filter.bias, 0)
         return nn.functional.linear(functions, weight, bias) * geometry.envelope[:, None]
+
+    def fold_still(self, weight: Tensor) -> Tensor:
+        """Weights (rows, 2 n_basis) where all distances after the first are equal.
+
+        Equal distances have equal functions: their weights (rows, n_distances n_basis) add up.
+        """
+        by_distance = weight.reshape(weight.shape[0], -1, self.n_basis)
+        return torch.cat([by_distance[:, 0], by_distance[:, 1:].sum(1)], dim=1)
 
     def parts(self, x: Tensor, axis: int = 1) -> Tensor:
         """What is needed of the parts of eqs. 7 and 8: in the first layer there are no vectors to filter."""
