@@ -96,24 +96,37 @@ def export_program(module: PotentialModule) -> torch.export.ExportedProgram:
         return torch.export.export(graph, inputs, dynamic_shapes=sizes, strict=False)
 
 
-def with_operators(module: PotentialModule) -> PotentialModule:
-    """A copy of a potential that uses our own operators, or itself where there are none for it.
+def operators_serve(module: PotentialModule) -> bool:
+    """Whether our own operators do the edges of a potential here; loads them, builds them if need be.
 
     Warns where a compiler is there and cannot build them.
+
+    Args:
+        module: Potential in evaluation mode.
     """
     if module.reference.device.type != "cpu" or not ops.can_fuse(module.edge_potential.model):
-        return module
+        return False
     try:
         ops.load_operators()
     except (RuntimeError, OSError) as error:
-        if not compiler_available():
-            return module
-        lines = str(error).strip().splitlines()
-        warnings.warn(
-            f"the operators of npcalc could not be built ({lines[0]}): compiling without them, "
-            f"which makes slower code",
-            stacklevel=3,
-        )
+        if compiler_available():
+            lines = str(error).strip().splitlines()
+            warnings.warn(
+                f"the operators of npcalc could not be built ({lines[0]}): compiling without them, "
+                f"which makes slower code",
+                stacklevel=3,
+            )
+        return False
+    return True
+
+
+def with_operators(module: PotentialModule) -> PotentialModule:
+    """A copy of a potential that uses our own operators, or itself where they do not serve it.
+
+    Args:
+        module: Potential in evaluation mode.
+    """
+    if not operators_serve(module):
         return module
     fused = copy.deepcopy(module)
     ops.fuse(fused.edge_potential.model)
@@ -164,7 +177,7 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
         The package; None, with a warning, where it cannot be compiled.
     """
     device = module.reference.device
-    fused = with_operators(module) is not module
+    fused = operators_serve(module)
     path = package_path(sha256, dtype, device, fused)
     limit = EDGES_AT_ONCE_FUSED if fused else EDGES_AT_ONCE
     if path.exists():

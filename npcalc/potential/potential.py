@@ -1,5 +1,6 @@
 """Potential: a trained model with its card, on a device, ready to evaluate graphs."""
 
+import functools
 import hashlib
 import os
 
@@ -58,8 +59,6 @@ class Potential:
         self.dtype = name
         self.device = torch.device(device)
         self.module = build_module(card, weights, DTYPES[name]).to(self.device)
-        self._package: Package | None = None
-        self._tried = False
         self._script: Script | None = None
 
     @property
@@ -114,10 +113,11 @@ class Potential:
         Returns:
             Whether it could be.
         """
-        if not self._tried:
-            self._package = load_package(self.module, self.sha256, self.dtype)
-            self._tried = True
         return self._package is not None
+
+    @functools.cached_property
+    def _package(self) -> Package | None:
+        return load_package(self.module, self.sha256, self.dtype)
 
     def evaluate_compiled(self, graph: AtomGraph) -> dict[str, Tensor]:
         """The same as `evaluate` through compiled code, which serves structures of all sizes.
@@ -134,7 +134,7 @@ class Potential:
         """
         n_edges = graph.edge_index.shape[1]
         small = graph.n_atoms < 2 or n_edges < 2
-        package = self._package if not small and self.compile() else None
+        package = None if small else self._package
         if package is None or n_edges > package.edges_at_once:
             return self.evaluate(graph)
         n = graph.n_systems
