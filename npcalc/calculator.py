@@ -75,7 +75,6 @@ class NPCalculator(Calculator):
         self._warned: set[str] = set()
         self._species: torch.Tensor | None = None
         self._previous: Atoms | None = None  # what ASE forgets when something changes
-        self._allowed_displacement = np.zeros(0)
         self._unusual_displacement = np.zeros(0)
         self._atomic: dict[str, Array] = {}
 
@@ -102,7 +101,9 @@ class NPCalculator(Calculator):
             PropertyNotImplementedError: The potential does not have the property.
             ValueError: The structure cannot be evaluated; the message says why.
         """
-        if atoms is not None:
+        if (
+            atoms is not None
+        ):  # in place of ASE's own `calculate`, which copies all of the structure
             self._remember(atoms, system_changes)
         assert self.atoms is not None
         wanted = properties or ["energy"]
@@ -131,14 +132,9 @@ class NPCalculator(Calculator):
         """
         if self.atoms is None:
             return list(all_changes)
-        old, new = self.atoms, atoms
-        pairs = {
-            "positions": (old.positions, new.positions),
-            "numbers": (old.numbers, new.numbers),
-            "cell": (old.cell.array, new.cell.array),
-            "pbc": (old.pbc, new.pbc),
-        }
-        return [name for name, (a, b) in pairs.items() if not _same(a, b)]
+        names = ("positions", "numbers", "cell", "pbc")
+        states = [(a.positions, a.numbers, a.cell.array, a.pbc) for a in (self.atoms, atoms)]
+        return [n for n, old, new in zip(names, *states, strict=True) if not _same(old, new)]
 
     def graph(self, atoms: Atoms) -> AtomGraph:
         """The graph of a structure on the potential's device, after checks.
@@ -282,7 +278,6 @@ class NPCalculator(Calculator):
         card = self.potential.card
         limits, d_max = card.displacement_range, card.model.d_max
         allowed = np.array([limits.get(s, d_max) for s in atoms.symbols])
-        self._allowed_displacement = allowed
         # Near the bound lengths hardly differ, so they are compared as they were before it. Training
         # extremes are a sample: leave room before calling a structure unusual.
         unusual = 1.2 * _before_limit(allowed, d_max) + 0.005
@@ -296,20 +291,20 @@ class NPCalculator(Calculator):
             )
 
     def _check_displacements(self, displacements: Array) -> None:
-        limits = self.potential.card.displacement_range
+        card = self.potential.card
+        limits = card.displacement_range
         if not limits or displacements.shape[1] == 0:
             return
-        squared = (displacements * displacements).sum(-1).max(1)
-        over = squared > self._unusual_displacement**2
-        if over.any():
+        length = np.sqrt((displacements * displacements).sum(-1).max(1))
+        over = length - self._unusual_displacement
+        if (over > 0.0).any():
             assert self.atoms is not None
-            worst = int((squared - self._unusual_displacement**2).argmax())
-            length = squared[worst] ** 0.5
+            worst = int(over.argmax())
+            symbol = self.atoms.symbols[worst]
             self._warn(
                 f"displacement {self.atoms.get_chemical_formula()}",
-                f"an electron point of atom {worst} ({self.atoms.symbols[worst]}) moved by "
-                f"{length:.3f} A, in the training structures by "
-                f"{self._allowed_displacement[worst]:.3f} A at most: "
+                f"an electron point of atom {worst} ({symbol}) moved by {length[worst]:.3f} A, "
+                f"in the training structures by {limits.get(symbol, card.model.d_max):.3f} A at most: "
                 f"this structure is outside the training domain",
             )
 

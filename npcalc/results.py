@@ -48,6 +48,7 @@ def results_of(out: dict[str, Array], atoms: Atoms, properties: Sequence[str]) -
             "energies": out["energies"],
             "forces": out["forces"],
         }
+    # A molecule mostly has no cell at all, which is known sooner than the rank of it.
     if "stress" in properties and atoms.cell.array.any() and atoms.cell.rank == 3:
         results["stress"] = full_3x3_to_voigt_6_stress(out["virial"][0] / atoms.cell.volume)
     if "dipole" in properties:
