@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "npcalc"
 
 # A module may import from its own layer and those before it.
 LAYERS = [
-    ["conventions", "_version", "files", "neighbors", "graph"],
+    ["conventions", "_version", "files", "cache", "neighbors", "graph"],
     ["nn"],
     ["model"],
+    ["ops"],
     ["potential"],
     ["builder", "data"],
     ["results"],

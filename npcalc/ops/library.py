@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.cpp_extension import include_paths
 
 from ..cache import cache_folder, processor
 
@@ -53,6 +52,8 @@ def build(path: Path) -> None:
     Raises:
         RuntimeError: There is no compiler, or it fails.
     """
+    from torch.utils.cpp_extension import include_paths  # its import sets environment variables
+
     compiler = find_compiler()
     if compiler is None:
         raise RuntimeError("no C++ compiler found (g++, clang++)")
