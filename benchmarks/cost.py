@@ -34,6 +34,7 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
 
     from npcalc import NPCalculator
     from npcalc.train import Trainer, export, parse_config
+    from npcalc.train.denormals import flush_denormals
 
     torch.set_num_threads(1)
     paths = {k: str(data / f"rmd17_{molecule}_{k}_01.npz") for k in ("train", "test")}
@@ -54,9 +55,8 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
             torch.nn.utils.clip_grad_norm_(trainer.weights, 10.0)
             trainer.optimizer.step()
 
-        torch.set_flush_denormal(True)  # as in training
-        training = measure(train_step, seconds=8.0)
-        torch.set_flush_denormal(False)
+        with flush_denormals():  # as in training
+            training = measure(train_step, seconds=8.0)
         training_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         atoms = trainer.splits["train"].atoms(0)
         trainer.loss.compiled = False  # the errors of these weights are of no interest

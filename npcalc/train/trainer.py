@@ -1,6 +1,5 @@
 """The trainer: one run from a configuration to averaged weights, resumable at every checkpoint."""
 
-import csv
 import json
 import math
 import time
@@ -24,7 +23,9 @@ from .batches import Batches, species_index
 from .checkpoint import load_checkpoint, save_checkpoint
 from .checks import check_labels
 from .config import TrainConfig
+from .denormals import flush_denormals
 from .distributed import Processes
+from .log import TrainingLog
 from .loss import Errors, LossModule
 from .splits import load_splits
 from .targets import PropertyFit, fit_properties
@@ -94,7 +95,9 @@ class Trainer:
         }
         self.output = Path(config.output)
         self.checkpoint = self.output / "checkpoint.safetensors"
-        self.log = self.output / "log.csv"
+        measured = [f"{t.name}_{kind}" for t in self.loss.targets for kind in ("mae", "rmse")]
+        columns = ["epoch", "step", "learning_rate", "train_loss", *measured, "seconds"]
+        self.log = TrainingLog(self.output / "log.csv", columns)
         self._start_or_resume()
 
     def _elements(self) -> list[int]:
@@ -179,15 +182,9 @@ class Trainer:
             self._resume()
         elif self.processes.first:
             self.output.mkdir(parents=True, exist_ok=True)
-            with self.log.open("w", newline="") as file:
-                csv.writer(file).writerow(self._columns)
+            self.log.start()
         if self.processes.first:
             stored.write_text(self.config.model_dump_json(indent=1))
-
-    @property
-    def _columns(self) -> list[str]:
-        measured = [f"{t.name}_{kind}" for t in self.loss.targets for kind in ("mae", "rmse")]
-        return ["epoch", "step", "learning_rate", "train_loss", *measured, "seconds"]
 
     def _check_same(self, stored: Path) -> None:
         """Refuses to go on with another configuration.
@@ -250,31 +247,15 @@ class Trainer:
                 self.state["step"]
             )
         if self.processes.first:
-            self._cut_log(self.state["epoch"])
+            self.log.cut(self.state["epoch"])
 
-    def _cut_log(self, epoch: int) -> None:
-        """Drops the rows after the checkpoint, which the continued run writes again."""
-        with self.log.open(newline="") as file:
-            rows = list(csv.reader(file))
-        kept = [rows[0]] + [r for r in rows[1:] if r and int(r[0]) <= epoch]
-        with new_file(self.log, overwrite=True) as partial, partial.open("w", newline="") as file:
-            csv.writer(file).writerows(kept)
-
+    @flush_denormals()
     def run(self, progress: bool = True) -> None:
         """Trains to the last epoch, with checkpoints on the way.
 
         Args:
             progress: Whether to show a bar.
         """
-        # Radial functions far from their centers, and what the optimizer keeps of their squares, are
-        # numbers that CPUs handle tens of times more slowly than zeros.
-        torch.set_flush_denormal(True)
-        try:
-            self._run(progress)
-        finally:
-            torch.set_flush_denormal(False)
-
-    def _run(self, progress: bool) -> None:
         opt = self.config.training
         module = self.processes.wrap(self.loss)
         show = progress and self.processes.first
@@ -392,8 +373,7 @@ class Trainer:
             lr = self.schedule.get_last_lr()[0]
             row = [self.state["epoch"], self.state["step"], f"{lr:.3e}", f"{train_loss:.6e}"]
             row += [f"{e:.6e}" for e in errors.values()] + [f"{self.state['seconds']:.1f}"]
-            with self.log.open("a", newline="") as file:
-                csv.writer(file).writerow(row)
+            self.log.add(row)
         return errors
 
     def _score(self, errors: Errors) -> float:
