@@ -149,6 +149,7 @@ def train_case() -> None:
     import torch
 
     from npcalc.train import Trainer, load_config
+    from npcalc.train.denormals import flush_denormals
 
     config = load_config(HERE.parent / "potentials" / "ethanol-fast" / "train.yaml")
     training = config.training.model_copy(update={"batch_size": 10, "threads": 1})
@@ -164,7 +165,8 @@ def train_case() -> None:
             torch.nn.utils.clip_grad_norm_(trainer.weights, 10.0)
             trainer.optimizer.step()
 
-        report(measure(step))
+        with flush_denormals():  # as in training
+            report(measure(step))
 
 
 def run(environments: Path, rounds: int, only: list[str]) -> None:
@@ -186,14 +188,18 @@ def run(environments: Path, rounds: int, only: list[str]) -> None:
                 continue
             results.setdefault(case, []).append(call(case, environments, folder))
             print(case, results[case][-1], flush=True)
+            store(case, results[case])
+
+
+def store(case: str, rounds: list[dict]) -> None:
+    """Writes a case, from the rounds that it has had, among those of the file."""
     stored = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    for case, rows in results.items():
-        stored[case] = {
-            **rows[-1],
-            "median_ms": statistics.median(r["median_ms"] for r in rows),
-            "rounds_ms": [round(r["median_ms"], 3) for r in rows],
-            "peak_MiB": max(r["peak_MiB"] for r in rows),
-        }
+    stored[case] = {
+        **rounds[-1],
+        "median_ms": statistics.median(r["median_ms"] for r in rounds),
+        "rounds_ms": [round(r["median_ms"], 3) for r in rounds],
+        "peak_MiB": max(r["peak_MiB"] for r in rounds),
+    }
     with new_file(RESULT, overwrite=True) as partial:
         partial.write_text(json.dumps(stored, indent=1) + "\n")
 
