@@ -1,5 +1,6 @@
 """GraphBuilder: from ASE atoms to a graph, with checks, doing again only what has changed."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -19,18 +20,20 @@ FEW_EDGES = 2000
 """Edges up to which those in the skin, which count for nothing, are not worth leaving out."""
 
 
-class _Species(NamedTuple):
-    """What follows from the elements of a structure.
+class _System(NamedTuple):
+    """What follows from elements and cell of a structure.
 
     Attributes:
-        numbers: Atomic numbers, shape (n_atoms,).
+        key: Bytes of atomic numbers, cell and boundary conditions.
         species: Index of each atom's element in the card, shape (n_atoms,).
         batch: Zeros, shape (n_atoms,).
+        cell: Lattice vectors as rows in Angstrom, shape (1, 3, 3).
     """
 
-    numbers: NDArray[np.int64]
+    key: tuple[bytes, bytes, bytes]
     species: torch.Tensor
     batch: torch.Tensor
+    cell: torch.Tensor
 
 
 class _Edges(NamedTuple):
@@ -64,7 +67,7 @@ class GraphBuilder:
         self.neighbors = VerletList(card.model.cutoff, skin)
         self._index = {e: k for k, e in enumerate(card.model.elements)}
         self._edges: _Edges | None = None
-        self._species: _Species | None = None
+        self._system: _System | None = None
 
     def __call__(self, atoms: Atoms) -> AtomGraph:
         """The graph of a structure on the potential's device.
@@ -73,24 +76,25 @@ class GraphBuilder:
             atoms: Any structure of known elements.
 
         Returns:
-            A batch of one system. Its species are the same tensor until the elements change.
+            A batch of one system. Its cell and species are the same tensors until they change.
 
         Raises:
             ValueError: The structure is empty, has unknown elements, positions that are not
                 numbers, a periodic direction without lattice vector, or atoms on each other.
         """
-        _check(atoms)
-        positions = atoms.get_positions()
-        cell = atoms.cell.array.copy()
-        species = self._known_species(atoms)
-        edges = self._known_edges(positions, cell, np.asarray(atoms.pbc))
+        system = self._known_system(atoms)
+        positions = atoms.positions
+        cell, pbc = atoms.cell.array, atoms.pbc
+        if not math.isfinite(positions.sum()):
+            _check_positions(positions)
+        edges = self._known_edges(positions, cell, pbc)
         graph = AtomGraph(
-            positions=torch.as_tensor(positions, device=self.device),
-            cell=torch.as_tensor(cell[None], device=self.device),
-            species=species.species,
+            positions=torch.from_numpy(positions.copy()).to(self.device),
+            cell=system.cell,
+            species=system.species,
             edge_index=edges.edge_index,
             shifts=edges.shifts,
-            batch=species.batch,
+            batch=system.batch,
         )
         if edges.may_overlap:
             _check_distances(graph, atoms)
@@ -98,22 +102,30 @@ class GraphBuilder:
             return _within(graph, self.neighbors.cutoff)
         return graph
 
-    def _known_species(self, atoms: Atoms) -> _Species:
-        """What follows from the elements, made once for each composition and order of atoms."""
-        if self._species is not None and np.array_equal(self._species.numbers, atoms.numbers):
-            return self._species
+    def _known_system(self, atoms: Atoms) -> _System:
+        """What follows from elements and cell, checked and made once while they stay."""
+        key = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
+        old = self._system
+        if old is not None and old.key == key:
+            return old
+        _check_system(atoms)
+        cell = torch.from_numpy(atoms.cell.array[None].copy()).to(self.device)
+        if old is not None and old.key[0] == key[0]:
+            self._system = old._replace(key=key, cell=cell)
+            return self._system
         unknown = sorted(set(atoms.symbols) - set(self._index))
         if unknown:
             raise ValueError(
                 f"potential {self.name!r} does not know {', '.join(unknown)}; it knows "
                 f"{', '.join(self._index)}"
             )
-        self._species = _Species(
-            atoms.numbers.copy(),
+        self._system = _System(
+            key,
             torch.tensor([self._index[s] for s in atoms.symbols], device=self.device),
             torch.zeros(len(atoms), dtype=torch.int64, device=self.device),
+            cell,
         )
-        return self._species
+        return self._system
 
     def _known_edges(self, positions: Array, cell: Array, pbc: NDArray[np.bool_]) -> _Edges:
         """Edges as tensors, made once for each search of the neighbor list."""
@@ -138,12 +150,15 @@ def _within(graph: AtomGraph, cutoff: float) -> AtomGraph:
     return graph._replace(edge_index=graph.edge_index[:, inside], shifts=graph.shifts[inside])
 
 
-def _check(atoms: Atoms) -> None:
+def _check_positions(positions: Array) -> None:
+    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if len(bad):
+        raise ValueError(f"position of atom {bad[0]} is NaN or infinite: {positions[bad[0]]}")
+
+
+def _check_system(atoms: Atoms) -> None:
     if len(atoms) == 0:
         raise ValueError("the structure has no atoms")
-    if not np.isfinite(atoms.positions).all():
-        bad = int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])
-        raise ValueError(f"position of atom {bad} is NaN or infinite: {atoms.positions[bad]}")
     if not atoms.pbc.any():
         return
     flat = [k for k in range(3) if atoms.pbc[k] and not atoms.cell.array[k].any()]

@@ -75,7 +75,7 @@ class NPCalculator(Calculator):
         self._warned: set[str] = set()
         self._species: torch.Tensor | None = None
         self._previous: Atoms | None = None  # what ASE forgets when something changes
-        self._unusual_displacement = np.zeros(0)
+        self._unusual_square = np.zeros((0, 1))
         self._atomic: dict[str, Array] = {}
 
     @property
@@ -240,9 +240,7 @@ class NPCalculator(Calculator):
         return self._atomic[name].copy()
 
     def _first_order(self, graph: AtomGraph) -> dict[str, Any]:
-        evaluate = self.potential.evaluate_compiled if self.compile else self.potential.evaluate
-        raw = evaluate(graph)
-        out = {k: v.cpu().numpy() for k, v in raw.items()}
+        out = self.potential.arrays(graph, self.compile)
         assert self.atoms is not None
         results = results_of(out, self.atoms, self.implemented_properties)
         self._atomic = {k: out[k] for k in ("displacements", "atomic_dipoles")}
@@ -281,7 +279,7 @@ class NPCalculator(Calculator):
         # Near the bound lengths hardly differ, so they are compared as they were before it. Training
         # extremes are a sample: leave room before calling a structure unusual.
         unusual = 1.2 * _before_limit(allowed, d_max) + 0.005
-        self._unusual_displacement = unusual / np.sqrt(1.0 + (unusual / d_max) ** 2)
+        self._unusual_square = (unusual**2 / (1.0 + (unusual / d_max) ** 2))[:, None]
         found = atoms.get_chemical_formula(mode="hill")
         if card.composition and found != card.composition:
             self._warn(
@@ -295,11 +293,11 @@ class NPCalculator(Calculator):
         limits = card.displacement_range
         if not limits or displacements.shape[1] == 0:
             return
-        length = np.sqrt((displacements * displacements).sum(-1).max(1))
-        over = length - self._unusual_displacement
-        if (over > 0.0).any():
+        square = (displacements * displacements).sum(2)
+        if (square > self._unusual_square).any():
             assert self.atoms is not None
-            worst = int(over.argmax())
+            length = np.sqrt(square.max(1))
+            worst = int((length - np.sqrt(self._unusual_square[:, 0])).argmax())
             symbol = self.atoms.symbols[worst]
             self._warn(
                 f"displacement {self.atoms.get_chemical_formula()}",

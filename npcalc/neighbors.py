@@ -123,9 +123,12 @@ class VerletList:
     def _moved(self, positions: Array, cell: Array, pbc: NDArray[np.bool_]) -> bool:
         assert self._built_at is not None
         old_positions, old_cell, old_pbc = self._built_at
-        if positions.shape != old_positions.shape or not np.array_equal(pbc, old_pbc):
+        if positions.shape != old_positions.shape or pbc.tobytes() != old_pbc.tobytes():
             return True
-        if not np.array_equal(cell[pbc], old_cell[pbc]):
+        # Of the cell only periodic vectors count; mostly none has changed.
+        if cell.tobytes() != old_cell.tobytes() and not np.array_equal(cell[pbc], old_cell[pbc]):
             return True
-        moved2 = ((positions - old_positions) ** 2).sum(axis=1).max(initial=0.0)
-        return bool(moved2 >= (0.5 * self.skin) ** 2)
+        moved = positions - old_positions
+        moved *= moved
+        # Not "moved >= limit", which positions that are no numbers would pass.
+        return not moved.sum(axis=1).max(initial=0.0) < (0.5 * self.skin) ** 2

@@ -1,5 +1,6 @@
 """From what a potential returns to results under ASE's names, for one structure or a list of them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,7 +36,8 @@ def results_of(out: dict[str, Array], atoms: Atoms, properties: Sequence[str]) -
         ValueError: An energy or force is not a number.
     """
     energy = float(out["energies"].sum())
-    if not np.isfinite(energy) or not np.isfinite(out["forces"]).all():
+    # A sum is finite only if all of its terms are.
+    if not math.isfinite(energy + float(out["forces"].sum())):
         raise ValueError(
             "the potential gives a NaN or infinite energy or force for this structure: it is "
             "far outside the training domain"
@@ -100,11 +102,10 @@ def evaluate(
     """
     if edges_per_batch < 1:
         raise ValueError(f"edges_per_batch: expected 1 or more, got {edges_per_batch}")
-    call = potential.evaluate_compiled if compile else potential.evaluate
     found: list[dict[str, Any]] = [{} for _ in structures]
     for members in _batches(potential, structures, edges_per_batch):
         batch = collate([graph for _, graph in members])
-        out = {k: v.cpu().numpy() for k, v in call(batch).items()}
+        out = potential.arrays(batch, compile)
         first = 0
         for row, (index, graph) in enumerate(members):
             atoms_rows = slice(first, first + graph.n_atoms)

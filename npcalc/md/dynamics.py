@@ -16,6 +16,7 @@ from ase.md.verlet import VelocityVerlet
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
 
+from ..calculator import NPCalculator
 from ..conventions import FS, KB
 from ..files import new_file
 from .trajectory import QUANTITIES, Trajectory, TrajectoryError
@@ -230,9 +231,8 @@ class _Run:
     def _flush(self, step: int) -> None:
         # The edges of a kept neighbor list depend on where it was made, and with them the order of
         # sums. Making it anew at every block keeps a resumed run identical.
-        neighbors = getattr(self.atoms.calc, "neighbors", None)
-        if neighbors is not None:
-            neighbors.reset()
+        if isinstance(self.atoms.calc, NPCalculator):
+            self.atoms.calc.build.neighbors.reset()
         self.trajectory.flush(step, self.atoms, dict(self.rng.bit_generator.state))
 
     def _exploded(self, step: int, reason: str) -> MDExploded:

@@ -4,7 +4,9 @@ import functools
 import hashlib
 import os
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..graph import AtomGraph
@@ -60,6 +62,8 @@ class Potential:
         self.device = torch.device(device)
         self.module = build_module(card, weights, DTYPES[name]).to(self.device)
         self._script: Script | None = None
+        # The cell last evaluated by compiled code, and that with an empty system behind it.
+        self._cells: tuple[Tensor, Tensor] | None = None
 
     @property
     def sha256(self) -> str:
@@ -132,19 +136,44 @@ class Potential:
         Returns:
             As `evaluate`.
         """
-        n_edges = graph.edge_index.shape[1]
-        small = graph.n_atoms < 2 or n_edges < 2
-        package = None if small else self._package
-        if package is None or n_edges > package.edges_at_once:
+        raw = self._run_package(graph)
+        if raw is None:
             return self.evaluate(graph)
         n = graph.n_systems
-        if n == 1:  # compiled for two or more: one without atoms
-            graph = graph._replace(cell=torch.cat([graph.cell, torch.zeros_like(graph.cell)]))
+        return {k: v[:n] if k in PER_SYSTEM else v for k, v in zip(OUTPUTS, raw, strict=True)}
+
+    def arrays(self, graph: AtomGraph, compile: bool = False) -> dict[str, NDArray[np.float64]]:
+        """As `evaluate`, or `evaluate_compiled`, with NumPy arrays: the shortest way to them.
+
+        Args:
+            graph: Structures on the potential's device.
+            compile: Whether to run compiled code.
+
+        Returns:
+            Arrays by name.
+        """
+        raw = self._run_package(graph) if compile else None
+        if raw is None:
+            return {k: v.cpu().numpy() for k, v in self.evaluate(graph).items()}
+        out = {k: v.cpu().numpy() for k, v in zip(OUTPUTS, raw, strict=True)}
+        for name in PER_SYSTEM:
+            out[name] = out[name][: graph.n_systems]
+        return out
+
+    def _run_package(self, graph: AtomGraph) -> list[Tensor] | None:
+        """Outputs of the compiled code, for two or more systems; None where it does not serve."""
+        n_edges = graph.edge_index.shape[1]
+        if graph.n_atoms < 2 or n_edges < 2 or self._package is None:
+            return None
+        if n_edges > self._package.edges_at_once:
+            return None
+        if graph.n_systems == 1:  # compiled for two or more: one without atoms
+            if self._cells is None or self._cells[0] is not graph.cell:
+                self._cells = graph.cell, torch.cat([graph.cell, torch.zeros_like(graph.cell)])
+            graph = graph._replace(cell=self._cells[1])
         with torch.no_grad():
             # Machine code trusts the strides of its arguments to be those of the example.
-            raw = package.run(*(t.contiguous() for t in graph))
-        out = dict(zip(OUTPUTS, raw, strict=True))
-        return out if n > 1 else {k: v[:n] if k in PER_SYSTEM else v for k, v in out.items()}
+            return self._package.run(*[t.contiguous() for t in graph])
 
     def born_effective_charges(self, graph: AtomGraph) -> Tensor:
         """Atomic polar tensors in e, see `derivatives.born_effective_charges`."""
