@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..model import ModelConfig
-from ..nn.hosts import HOSTS
+from ..nn.hosts import find_host
 
 
 class _Section(BaseModel):
@@ -259,7 +259,7 @@ def _explain(error: Any, raw: dict[str, Any]) -> str:
 def _known_keys(parents: tuple[int | str, ...], raw: dict[str, Any]) -> list[str]:
     """Keys of the section at this place of the configuration."""
     if parents == ("model", "host"):
-        return list(HOSTS[raw["model"]["host"]["name"]][0].model_fields)
+        return list(find_host(raw["model"]["host"]["name"])[0].model_fields)
     section: type[BaseModel] = TrainConfig
     for part in parents:
         annotation = section.model_fields[str(part)].annotation

@@ -1,17 +1,24 @@
 """Host models: one file each, all behind the contract of `base`."""
 
+from importlib import import_module
 from typing import Any
 
 from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
-from .egnn import EGNN, EGNNConfig
-from .et import ET, ETConfig
-from .mace import MACE, MACEConfig
-from .nequip import NequIP, NequIPConfig
-from .painn import PaiNN, PaiNNConfig
-from .tensornet import TensorNet, TensorNetConfig
 
-HOSTS: dict[str, tuple[type[HostConfig], type[Host]]] = {}
-"""Name of each host in a configuration file, its configuration and its class."""
+BUILT_IN = {
+    "painn": "PaiNN",
+    "nequip": "NequIP",
+    "egnn": "EGNN",
+    "et": "ET",
+    "tensornet": "TensorNet",
+    "mace": "MACE",
+}
+"""Name of each host of the package, of its module too, and its class.
+
+They are imported when they are asked for: importing e3nn takes as long as all of torch.
+"""
+
+_registered: dict[str, tuple[type[HostConfig], type[Host]]] = {}
 
 
 def register_host(config: type[HostConfig], host: type[Host]) -> None:
@@ -27,17 +34,27 @@ def register_host(config: type[HostConfig], host: type[Host]) -> None:
     name = config.model_fields["name"].default
     if not isinstance(name, str):
         raise ValueError(f"{config.__name__} has no default for 'name': give the host a name")
-    if name in HOSTS and HOSTS[name][1].__qualname__ != host.__qualname__:
-        raise ValueError(f"there is a host {name!r} already: {HOSTS[name][1].__name__}")
-    HOSTS[name] = (config, host)
+    known = find_host(name)[1] if name in host_names() else None
+    if known is not None and known.__qualname__ != host.__qualname__:
+        raise ValueError(f"there is a host {name!r} already: {known.__name__}")
+    _registered[name] = (config, host)
 
 
-register_host(PaiNNConfig, PaiNN)
-register_host(NequIPConfig, NequIP)
-register_host(EGNNConfig, EGNN)
-register_host(ETConfig, ET)
-register_host(TensorNetConfig, TensorNet)
-register_host(MACEConfig, MACE)
+def host_names() -> list[str]:
+    """Names of all hosts: those of the package and those that were registered."""
+    return list(dict.fromkeys([*BUILT_IN, *_registered]))
+
+
+def find_host(name: str) -> tuple[type[HostConfig], type[Host]]:
+    """Configuration and class of a host.
+
+    Args:
+        name: One of `host_names`.
+    """
+    if name not in _registered:
+        module, host = import_module(f".{name}", __name__), BUILT_IN[name]
+        _registered[name] = (getattr(module, f"{host}Config"), getattr(module, host))
+    return _registered[name]
 
 
 def parse_host(value: Any) -> HostConfig:
@@ -53,11 +70,12 @@ def parse_host(value: Any) -> HostConfig:
     if isinstance(value, HostConfig):
         return value
     name = value.get("name") if isinstance(value, dict) else value
-    if not isinstance(value, dict) or name not in HOSTS:
+    if not isinstance(value, dict) or name not in host_names():
         raise ValueError(
-            f"unknown host {name!r}: expected a mapping with one of the names {', '.join(HOSTS)}"
+            f"unknown host {name!r}: expected a mapping with one of the names "
+            f"{', '.join(host_names())}"
         )
-    return HOSTS[name][0].model_validate(value)
+    return find_host(name)[0].model_validate(value)
 
 
 def make_host(spec: PointSpec, config: HostConfig) -> Host:
@@ -65,21 +83,22 @@ def make_host(spec: PointSpec, config: HostConfig) -> Host:
 
     Args:
         spec: What the host is built for.
-        config: Configuration of one of `HOSTS`.
+        config: Configuration of a host of the package, or of one that was registered.
 
     Returns:
         The network with new random weights.
     """
-    return HOSTS[config.name][1](spec, config)
+    return find_host(config.name)[1](spec, config)
 
 
 __all__ = [
-    "HOSTS",
     "EdgeGeometry",
     "Host",
     "HostConfig",
     "HostLayer",
     "PointSpec",
+    "find_host",
+    "host_names",
     "make_host",
     "parse_host",
     "register_host",
