@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 
 from .compiled import trace_module
 from .derivatives import ARGUMENTS, OUTPUTS, PotentialModule
+from .rewrite import fold_constants, fold_products, overwritten_arguments
 
 aten = torch.ops.aten
 
@@ -36,11 +37,15 @@ def write_source(graph_module: GraphModule) -> tuple[str, dict[str, Tensor]]:
     """TorchScript source of a graph's ``forward``, and the constants that it reads from ``self``.
 
     Args:
-        graph_module: A graph of ATen operators with `ARGUMENTS` as arguments and `OUTPUTS` as results.
+        graph_module: A graph of ATen operators with `ARGUMENTS` as arguments and `OUTPUTS` as results;
+            it is changed.
 
     Returns:
         Source and constants by name.
     """
+    fold_constants(graph_module)
+    fold_products(graph_module.graph)
+    overwritten = overwritten_arguments(graph_module.graph)
     constants: dict[str, Tensor] = {}
     lines = [f"def forward(self, {', '.join(ARGUMENTS)}):"]
     names: dict[Node, str] = {}
@@ -54,7 +59,7 @@ def write_source(graph_module: GraphModule) -> tuple[str, dict[str, Tensor]]:
             names[node] = f"self.{key}"
         elif node.op == "call_function":
             names[node] = f"v{number}"
-            lines.append(f"    v{number} = {_call(node, names)}")
+            lines.append(f"    v{number} = {_call(node, names, overwritten.get(node))}")
         else:
             results = zip(OUTPUTS, node.args[0], strict=True)
             items = ", ".join(f'"{key}": {names[value]}' for key, value in results)
@@ -62,10 +67,12 @@ def write_source(graph_module: GraphModule) -> tuple[str, dict[str, Tensor]]:
     return "\n".join(lines) + "\n", constants
 
 
-def _call(node: Node, names: dict[Node, str]) -> str:
-    """A node as an expression."""
+def _call(node: Node, names: dict[Node, str], overwritten: Node | None) -> str:
+    """A node as an expression, whose result lies where an argument was if one is overwritten."""
     target = node.target
     args = [_text(a, names) for a in node.args]
+    if overwritten is not None and node.args[0] is not overwritten:
+        args[:2] = args[1::-1]
     if target is operator.getitem:
         return f"{args[0]}[{args[1]}]"
     if target in (operator.mul, operator.add, operator.sub, operator.floordiv):
@@ -83,7 +90,8 @@ def _call(node: Node, names: dict[Node, str]) -> str:
             args.append(f"{key}={_text(value, names)}")
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
         raise NotImplementedError(f"operator {target} has no TorchScript form here")
-    return f"torch.ops.aten.{target._schema.name.split('::')[1]}({', '.join(args)})"
+    name = target._schema.name.split("::")[1] + ("_" if overwritten is not None else "")
+    return f"torch.ops.aten.{name}({', '.join(args)})"
 
 
 def _text(value: Any, names: dict[Node, str]) -> str:

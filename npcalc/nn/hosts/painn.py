@@ -95,7 +95,12 @@ class PaiNNLayer(ScalarVectorLayer):
             functions = functions @ weight.T
             weight = self.filter.weight
         weight, bias = self.parts(weight, 0), self.parts(self.filter.bias, 0)
-        return nn.functional.linear(functions, weight, bias) * geometry.envelope[:, None]
+        envelope = geometry.envelope[:, None]
+        if self.training:  # mostly compiled, where factors of an edge cost nothing
+            return nn.functional.linear(functions, weight, bias) * envelope
+        # The same with the envelope on functions and bias, which are fewer than filters.
+        functions = torch.cat([functions * envelope, envelope], dim=1)
+        return functions @ torch.cat([weight, bias[:, None]], dim=1).T
 
     def fold_still(self, weight: Tensor) -> Tensor:
         """Weights (rows, 2 n_basis) where all distances after the first are equal.
