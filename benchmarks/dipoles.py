@@ -253,6 +253,15 @@ def run(args: argparse.Namespace, name: str, form: str, seed: int) -> None:
     save_row(finished, row)
 
 
+NOTE = """# Dipoles and electron points
+
+Errors on test structures, by component. Forms: `points-<n>`, n moving points of each atom and no charges; `increments`, charges
+and no points; `both-<n>`; `static-<n>`, charges beside points that never move. `formal`: one point of 8 e on each O, charges
+H +1 and O -2, trained on Wannier centroids; the dipole is that of a molecule. Sets that end in `-all` are trained on energies
+and forces too. The sets are described in `dipoles.py`.
+"""
+
+
 def table(target: Path) -> None:
     """All finished rows as CSV, and their means over seeds as Markdown."""
     rows = load_rows(ROWS)
@@ -269,7 +278,7 @@ def table(target: Path) -> None:
                 cell += f" (MAE +- {statistics.stdev(values[0]):.{digits}f})"
             line.append(cell)
         lines.append(line)
-    text = [f"| {' | '.join(line)} |" for line in lines]
+    text = [NOTE, *(f"| {' | '.join(line)} |" for line in lines)]
     write_table(target, text, rows)
 
 

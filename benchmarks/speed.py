@@ -125,6 +125,8 @@ def core_case() -> None:
     """What one core does at best: float32 products, and copies of arrays beyond the caches."""
     import torch
 
+    from npcalc.cache import processor
+
     n = 1024
     a, b, out = torch.rand(n, n), torch.rand(n, n), torch.empty(n, n)
     product = measure(lambda: torch.mm(a, b, out=out), seconds=3.0)
@@ -132,7 +134,9 @@ def core_case() -> None:
     target = torch.empty_like(source)
     copy = statistics.median(measure(lambda: target.copy_(source), seconds=3.0))
     gflops = 2 * n**3 / statistics.median(product) / 1e6
-    report(product, gflops=round(gflops), copy_GB_s=round(2 * source.nbytes / copy / 1e6, 1))
+    name = processor(torch.device("cpu")).splitlines()[-1].partition(":")[2].strip()
+    copied = round(2 * source.nbytes / copy / 1e6, 1)
+    report(product, gflops=round(gflops), copy_GB_s=copied, processor=name)
 
 
 def limit(points: int, edges: int, gflops: float) -> float:
@@ -224,7 +228,9 @@ def table() -> None:
     lines = [
         "# Speed", "",
         f"Medians of single steps, ms; float32, one thread unless said. {', '.join(versions)}. Ratio: time of the peer over",
-        "that of npcalc, compiled / not compiled, four points. What the cases are stands in `speed.py`.", "",
+        "that of npcalc, compiled / not compiled, four points. Peers run as their calculators do by default, not compiled:",
+        "the second number compares like with like. The model alone was timed apart from the steps. What the cases are",
+        "stands in `speed.py`.", "",
         "## One ASE step, forces (and dipole of npcalc)", "",
         "| structure | edges | npcalc 4 points, compiled / not | model alone | limit | npcalc 1 point, compiled / not | limit | SchNetPack PaiNN | ratio | MACE 64x0e | ratio | NequIP l = 1 | ratio | ANI-2x | ratio |",
         "| --- " * 15 + "|",
@@ -259,7 +265,7 @@ def table() -> None:
         lines.append(f"| {' | '.join(cells)} |")
     core = rows["core core core 1"]
     lines += [
-        "", f"The core: {core['gflops']} GFLOP/s in products of matrices, {core['copy_GB_s']} GB/s read and written in copies.",
+        "", f"The core ({core['processor']}): {core['gflops']} GFLOP/s in products of matrices, {core['copy_GB_s']} GB/s read and written in copies.",
         "", "Exponent of time against atoms, 192 to 12,288:", "",
     ]  # fmt: skip
     for points, name in POTENTIALS.items():

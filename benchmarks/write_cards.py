@@ -19,6 +19,11 @@ def row(card: Card) -> str:
     return f"{1000 * forces:.1f} | {1000 * energy:.2f} | {dipole:.4f}"
 
 
+def points(card: Card) -> str:
+    n = card.model.n_points
+    return f"{n} electron point" + "s" * (n != 1)
+
+
 def page(card: Card) -> str:
     host = card.model.host
     data = card.data
@@ -29,8 +34,8 @@ def page(card: Card) -> str:
         card.description,
         "",
         f"- Network: {host.name}, {host.channels} channels, {host.n_layers} layers, cutoff {card.model.cutoff} A, "
-        f"{card.model.polarization} points, {card.model.coupling}, {card.model.n_points} electron points per atom.",
-        f"- Composition: {card.composition} alone; anything else is extrapolated, and the calculator warns.",
+        f"{card.model.polarization} points, {card.model.coupling}, {points(card)} per atom.",
+        f"- Composition: {card.composition} alone; anything else is extrapolated, and the calculator warns of another composition.",
         f"- Level of theory: {data['level_of_theory']}.",
         f"- Data: {data['origin']}; {data['n_train']} structures to train on, {data['n_validation']} to validate, "
         f"{data['n_test']} to test. SHA-256 of the training set: `{data['sha256_train'][:16]}...`.",
@@ -52,14 +57,14 @@ def page(card: Card) -> str:
 
 def main() -> None:
     table = [
-        "| name | network | forces | energy | dipole |",
+        "| name | network | forces, meV/A | energy, meV | dipole, e A |",
         "| --- | --- | --- | --- | --- |",
     ]
     for path in sorted((ROOT / "potentials").glob("*/*.pt")):
         card = read_archive(path)[0]
         (path.parent / "README.md").write_text(page(card))
         host = card.model.host
-        network = f"{host.name}, {host.channels} channels, {card.model.n_points} electron points"
+        network = f"{host.name}, {host.channels} channels, {points(card)}"
         table.append(f"| `{card.name}` | {network} | {row(card)} |")
     readme = ROOT / "README.md"
     marked = "<!-- potentials -->\n" + "\n".join(table) + "\n<!-- end of potentials -->"

@@ -4,6 +4,7 @@ python md_examples/04_dipole_trajectory.py [steps] [trajectory.h5]
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +16,7 @@ path = sys.argv[2] if len(sys.argv) > 2 else "dipole.h5"
 
 calculator = NPCalculator("ethanol-fast")
 settings = MDSettings(temperature_K=300, strides={"dipole": 1, "positions": 10})
-run_md(read_structure("ethanol"), calculator, n_steps, path, settings)
+run_md(read_structure("ethanol"), calculator, n_steps, path, settings, resume=Path(path).exists())
 
 with Trajectory(path) as trajectory:
     dipoles, times = trajectory.values("dipole"), trajectory.times_fs("dipole")

@@ -23,9 +23,10 @@ lines = calculate_harmonic_spectrum(atoms)
 # for long runs.
 calculator = NPCalculator("ethanol-fast", compile=n_steps >= 20000)
 settings = MDSettings(temperature_K=300, friction_per_ps=1, strides={"dipole": 2, "positions": 100})
-run_md(atoms, calculator, n_steps, folder / "infrared.h5", settings)
+path = folder / "infrared.h5"
+run_md(atoms, calculator, n_steps, path, settings, resume=path.exists())
 
-with Trajectory(folder / "infrared.h5") as trajectory:
+with Trajectory(path) as trajectory:
     dipoles = trajectory.values("dipole")
 dipoles = dipoles[len(dipoles) // 8 :]  # the first part is equilibration
 resolution = 20.0 if n_steps >= 20000 else 400.0

@@ -1,5 +1,6 @@
 """NPCalculator: a thin ASE adapter, atoms in, results out."""
 
+import copy
 import os
 import warnings
 from typing import Any
@@ -11,15 +12,12 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from numpy.typing import NDArray
 
 from .builder import GraphBuilder
+from .domain import DomainWarning, unknown_composition, warn_of_composition
 from .graph import AtomGraph
 from .potential import Potential, load_potential
 from .results import check_extent, results_of
 
 Array = NDArray[np.float64]
-
-
-class DomainWarning(UserWarning):
-    """A structure lies outside what the potential was trained on."""
 
 
 class NPCalculator(Calculator):
@@ -42,9 +40,10 @@ class NPCalculator(Calculator):
         dtype: ``float32`` or ``float64``, that of the card by default; not used with a `Potential`.
         skin: Width in Angstrom by which the neighbor list reaches beyond the cutoff.
         compile: Whether to run machine code made for the potential, a few times faster. Making it
-            takes about a minute, once on each machine for a precision and a number of threads
-            (``torch.set_num_threads``): it is kept in a cache folder and serves structures of all
-            sizes. It needs a C++ compiler and falls back, with a warning, without one.
+            takes about a minute, once on each machine for a precision: it is kept in a cache
+            folder (``NPCALC_CACHE``, by default ``~/.cache/npcalc``) and serves structures of all
+            sizes and any number of threads. It needs a C++ compiler and falls back, with a
+            warning, without one.
         check_domain: Whether to warn of structures outside the training domain.
 
     Raises:
@@ -101,9 +100,9 @@ class NPCalculator(Calculator):
             PropertyNotImplementedError: The potential does not have the property.
             ValueError: The structure cannot be evaluated; the message says why.
         """
-        if (
-            atoms is not None
-        ):  # in place of ASE's own `calculate`, which copies all of the structure
+        # What fails leaves nothing behind that could be taken for results of these atoms.
+        self.results, self._atomic = {}, {}
+        if atoms is not None:  # in place of ASE's own `calculate`, which copies all of them
             self._remember(atoms, system_changes)
         assert self.atoms is not None
         wanted = properties or ["energy"]
@@ -120,7 +119,7 @@ class NPCalculator(Calculator):
         if self._previous is None or system_changes != ["positions"]:
             self.atoms = atoms.copy()
         else:
-            self.atoms = self._previous
+            self.atoms = copy.copy(self._previous)  # shares the cell, which is the same
             self.atoms.arrays = {name: array.copy() for name, array in atoms.arrays.items()}
         self._previous = self.atoms
 
@@ -257,8 +256,8 @@ class NPCalculator(Calculator):
             PropertyNotImplementedError: The potential or the structure does not have the property.
         """
         self._require(name)
-        structure = atoms if atoms is not None else self.atoms
-        if name == "stress" and structure is not None and structure.cell.rank < 3:
+        structure = self._structure(atoms)
+        if name == "stress" and structure.cell.rank < 3:
             raise PropertyNotImplementedError(
                 "stress needs a cell with three lattice vectors (a volume); set atoms.cell"
             )
@@ -280,13 +279,10 @@ class NPCalculator(Calculator):
         # extremes are a sample: leave room before calling a structure unusual.
         unusual = 1.2 * _before_limit(allowed, d_max) + 0.005
         self._unusual_square = (unusual**2 / (1.0 + (unusual / d_max) ** 2))[:, None]
-        found = atoms.get_chemical_formula(mode="hill")
-        if card.composition and found != card.composition:
-            self._warn(
-                f"composition {found}",
-                f"the structure is {found}, but potential {card.name!r} was trained on "
-                f"{card.composition} alone: its results for anything else are extrapolated",
-            )
+        found = unknown_composition(card, atoms)
+        if found is not None and f"composition {found}" not in self._warned:
+            self._warned.add(f"composition {found}")
+            warn_of_composition(card, found)
 
     def _check_displacements(self, displacements: Array) -> None:
         card = self.potential.card

@@ -31,6 +31,9 @@ ThreadsOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
+STRUCTURE_FILES = (".xyz", ".extxyz", ".cif", ".traj", ".json", ".vasp", ".pdb")
+"""Endings of files for one structure, of the formats of ASE that keep a cell or need none."""
+
 LONG_RUN = 200_000
 """Steps times atoms from which compiling a potential pays."""
 
@@ -64,11 +67,21 @@ def _errors(*more: type[Exception]) -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _must_be_free(*paths: Path | None) -> None:
-    """Finds out before a long computation that its result could not be written."""
+def _must_be_free(*paths: Path | None, endings: tuple[str, ...] = ()) -> None:
+    """Finds out before a long computation that its result could not be written.
+
+    Args:
+        paths: Files to write.
+        endings: What the name of the first may end in, anything if empty.
+    """
     for path in paths:
         if path is not None and path.exists():
             raise FileExistsError(f"{str(path)!r} exists: give another --output, or remove it")
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(path.parent)!r}: make it first")
+    first = paths[0]
+    if endings and first is not None and first.suffix.lower() not in endings:
+        raise ValueError(f"{str(first)!r}: expected a name that ends in {' or '.join(endings)}")
 
 
 def _pairs(option: str, items: list[str] | None) -> dict[str, str] | None:
@@ -123,7 +136,7 @@ def md(
         str | None,
         typer.Option("--potential", "-p", help="Bundled name or file; ethanol by default."),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the whole run.", min=1)] = 20000,
+    steps: Annotated[int, typer.Option(help="Steps of the whole run.", min=1)] = 100_000,
     ensemble: Annotated[
         Ensemble | None, typer.Option(help="Ensemble; langevin by default.")
     ] = None,
@@ -160,7 +173,7 @@ def md(
             with Trajectory(output) as trajectory:
                 settings, made_with = trajectory.settings, trajectory.calculator
         else:
-            _must_be_free(output)
+            _must_be_free(output, endings=(".h5", ".hdf5"))
         atoms = read_structure(structure)
         if compile is None:
             compile = made_with.get("compile", steps * len(atoms) >= LONG_RUN)
@@ -190,7 +203,7 @@ def md(
             progress=not quiet,
         )
         typer.echo(
-            f"{output}: {steps} steps, {last.get_temperature():.0f} K, "
+            f"{output}: {steps} steps, {last.info['temperature_K']:.0f} K, "
             f"{last.get_potential_energy():.4f} eV at the end"
         )
 
@@ -230,9 +243,7 @@ def evaluate(
 
     _use_threads(threads)
     with _errors():
-        if output.suffix not in (".xyz", ".extxyz"):
-            raise ValueError(f"--output {output}: results go to extended XYZ; give a name in .xyz")
-        _must_be_free(output)
+        _must_be_free(output, endings=(".xyz", ".extxyz"))
         frames = read_structures(structures)
         results = evaluate_structures(load_potential(potential), frames, compile)
         write_structure(output, annotated(frames, results))
@@ -259,7 +270,7 @@ def relax(
 
     _use_threads(threads)
     with _errors():
-        _must_be_free(output)
+        _must_be_free(output, endings=STRUCTURE_FILES)
         atoms = read_structure(structure)
         atoms.calc = NPCalculator(potential)
         try:
@@ -277,7 +288,9 @@ def ir(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Table (.csv); a .png goes beside it.")
     ] = Path("ir.csv"),
-    skip: Annotated[float, typer.Option(help="Picoseconds to leave out at the start.")] = 0.0,
+    skip: Annotated[
+        float, typer.Option(help="Picoseconds to leave out at the start, while the run warms up.")
+    ] = 2.0,
     temperature: Annotated[
         float | None, typer.Option(help="K; by default that of the run.")
     ] = None,
@@ -293,7 +306,7 @@ def ir(
     from .spectra.trajectory import trajectory_spectrum, write_table
 
     with _errors():
-        _must_be_free(output, output.with_suffix(".png"))
+        _must_be_free(output, output.with_suffix(".png"), endings=(".csv", ".txt"))
         measured = read_jcamp(reference) if reference else None
         spectrum = trajectory_spectrum(
             trajectory, skip, temperature, resolution, window, correction
@@ -321,7 +334,7 @@ def harmonic(
     from .spectra import calculate_harmonic_spectrum, plot_spectrum
 
     with _errors():
-        _must_be_free(output)
+        _must_be_free(output, endings=(".png", ".pdf", ".svg"))
         atoms = read_structure(structure)
         atoms.calc = NPCalculator(potential, dtype="float64")
         if fmax > 0.0:
@@ -400,7 +413,7 @@ def convert(
     from .data import read_data
 
     with _errors():
-        _must_be_free(target)
+        _must_be_free(target, endings=(".h5", ".hdf5"))
         properties = _pairs("--property", molecular)
         data = read_data(source, _pairs("--key", key), _pairs("--unit", unit), properties)
         for name in properties or {}:

@@ -36,11 +36,8 @@ def search_box(
         return np.diag(np.ptp(positions, axis=0) + 2.0 * pad), positions.min(axis=0) - pad
     box = np.array(cell, dtype=float)
     origin = np.zeros(3)
-    periodic = box[pbc]
-    # Rows of `normal` span what the periodic vectors do not.
-    normal = np.linalg.svd(periodic)[2][len(periodic) :]
     open_axes = np.flatnonzero(~pbc)
-    for axis, direction in zip(open_axes, normal, strict=True):
+    for axis, direction in zip(open_axes, open_directions(cell, pbc), strict=True):
         along = positions @ direction
         box[axis] = direction * (np.ptp(along) + 2.0 * pad)
         origin += direction * (along.min() - pad)
@@ -49,6 +46,39 @@ def search_box(
         origin += box[flipped]
         box[flipped] = -box[flipped]
     return box, origin
+
+
+def open_directions(cell: Array, pbc: NDArray[np.bool_]) -> Array:
+    """Orthonormal vectors that the periodic lattice vectors do not span, shape (n, 3)."""
+    if not pbc.any():
+        return np.eye(3)
+    periodic = np.asarray(cell, dtype=float)[pbc]
+    return np.linalg.svd(periodic)[2][len(periodic) :]
+
+
+def close_gaps(positions: Array, cell: Array, pbc: NDArray[np.bool_], cutoff: float) -> Array:
+    """Positions with empty slabs that are wider than the cutoff made as wide as it.
+
+    The pairs within the cutoff stay what they are, since none reaches over such a slab; the bins of
+    the search, which takes memory for each, do not grow with the distance of far fragments.
+
+    Args:
+        positions: Coordinates in Angstrom, shape (n_atoms, 3).
+        cell: Lattice vectors as rows in Angstrom, shape (3, 3).
+        pbc: Which of them are periodic, shape (3,).
+        cutoff: Largest distance of a pair in Angstrom.
+    """
+    wide = 1.01 * cutoff
+    for direction in open_directions(cell, pbc):
+        along = positions @ direction
+        order = np.argsort(along)
+        gaps = np.diff(along[order])
+        surplus = np.cumsum(np.maximum(gaps - wide, 0.0))
+        if len(surplus) and surplus[-1] > 0.0:
+            shift = np.zeros(len(positions))
+            shift[order[1:]] = surplus
+            positions = positions - shift[:, None] * direction
+    return positions
 
 
 def neighbor_list(
@@ -67,6 +97,7 @@ def neighbor_list(
     """
     if len(positions) == 0:
         return np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
+    positions = close_gaps(positions, cell, pbc, cutoff)
     box, origin = search_box(positions, cell, pbc, pad=cutoff)
     center, neighbor, shifts = neighbour_list(
         "ijS", cutoff=cutoff, positions=positions - origin, cell=box, pbc=pbc

@@ -1,6 +1,7 @@
 """From what a potential returns to results under ASE's names, for one structure or a list of them."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from .builder import GraphBuilder
+from .domain import unknown_composition, warn_of_composition
 from .graph import AtomGraph, collate
-from .potential import Potential
+from .potential import Potential, load_potential
 from .potential.derivatives import PER_SYSTEM
 
 Array = NDArray[np.float64]
@@ -77,7 +79,7 @@ def check_extent(potential: Potential, atoms: Atoms) -> None:
 
 
 def evaluate(
-    potential: Potential,
+    potential: str | os.PathLike[str] | Potential,
     structures: Sequence[Atoms],
     compile: bool = False,
     edges_per_batch: int = 1000,
@@ -88,8 +90,9 @@ def evaluate(
     grow with the list.
 
     Args:
-        potential: The potential.
-        structures: Any structures of elements that it knows; sizes and cells may differ.
+        potential: The potential, the name of a bundled one, or the path of a file.
+        structures: Any structures of elements that it knows; sizes and cells may differ. Compositions
+            that it was not trained on are warned of, once each.
         compile: Whether to run compiled code, see `Potential.evaluate_compiled`.
         edges_per_batch: Edges of a batch; one structure may have more.
 
@@ -98,11 +101,19 @@ def evaluate(
         ``born_effective_charges``) and the molecular properties by name.
 
     Raises:
+        TypeError: It is one structure and not a list.
         ValueError: A structure cannot be evaluated; the message has its place in the list.
     """
+    if isinstance(structures, Atoms):
+        raise TypeError("structures: expected a list of Atoms, got one: give [atoms]")
+    if not isinstance(potential, Potential):
+        potential = load_potential(potential)
     if edges_per_batch < 1:
         raise ValueError(f"edges_per_batch: expected 1 or more, got {edges_per_batch}")
     found: list[dict[str, Any]] = [{} for _ in structures]
+    formulas = {unknown_composition(potential.card, atoms) for atoms in structures}
+    for formula in sorted(filter(None, formulas)):
+        warn_of_composition(potential.card, formula)
     for members in _batches(potential, structures, edges_per_batch):
         batch = collate([graph for _, graph in members])
         out = potential.arrays(batch, compile)

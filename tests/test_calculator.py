@@ -1,5 +1,6 @@
 """NPCalculator as an ASE calculator: results, caching, boundary conditions, errors."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -87,6 +88,43 @@ def test_edges_in_the_skin_are_left_out_of_large_graphs():
     assert a.edge_index.shape[1] == b.edge_index.shape[1] > FEW_EDGES
     out = [potential.evaluate(g)["forces"].numpy() for g in (a, b)]
     np.testing.assert_allclose(*out, atol=1e-10)
+
+
+def test_nothing_to_calculate_is_said_so():
+    for name in ("get_forces", "get_electron_displacements", "get_atomic_dipoles", "get_hessian"):
+        with pytest.raises(ValueError, match="no structure: give atoms"):
+            getattr(NPCalculator(make_potential("painn", "geometry")), name)()
+
+
+def test_a_failed_calculation_leaves_no_results(calculator):
+    good = ethanol()
+    calculator.calculate(good)
+    bad = ethanol()
+    bad.positions[1] = bad.positions[0] + 0.05
+    bad.calc = calculator
+    for _ in range(2):
+        with pytest.raises(ValueError, match="overlapping"):
+            calculator.calculate(bad)
+        with pytest.raises(ValueError, match="overlapping"):
+            bad.get_potential_energy()
+
+
+def test_structures_of_earlier_calculations_stay(calculator):
+    atoms = ethanol()
+    atoms.calc = calculator
+    kept = []
+    for k in range(3):
+        atoms.positions[0, 0] += 0.1
+        atoms.get_potential_energy()
+        kept.append(calculator.atoms)
+        assert len({id(a.positions) for a in kept}) == k + 1
+    assert len({a.positions[0, 0] for a in kept}) == 3
+
+
+def test_calculator_can_be_pickled(calculator):
+    atoms = ethanol()
+    again = pickle.loads(pickle.dumps(calculator))
+    np.testing.assert_allclose(again.get_forces(atoms), calculator.get_forces(atoms), atol=1e-12)
 
 
 def test_cache_notices_changes(calculator):

@@ -30,15 +30,17 @@ def run(tmp_path, monkeypatch):
 def test_md_resume_and_ir(run, tmp_path):
     run("md ethanol -p ethanol-fast --steps 600 -q -o t.h5 --stride cell=50 --stride dipole=1")
     output = run("md ethanol --steps 1200 -q -o t.h5 --resume --temperature 900", code=1)
-    assert "another settings: it was made with temperature_K 300.0, now 900.0" in output
+    assert "changed settings: it was made with temperature_K 300.0, now 900.0" in output
     output = run("md ethanol -p ethanol --steps 1200 -q -o t.h5 --resume", code=1)
-    assert "another calculator: it was made with potential 'ethanol-fast'" in output
+    assert "changed calculator: it was made with potential 'ethanol-fast'" in output
     # Settings and potential are those of the file.
     assert "t.h5: 1200 steps" in run("md ethanol --steps 1200 -q -o t.h5 --resume")
     with Trajectory("t.h5") as trajectory:
         assert len(trajectory.values("dipole")) == 1201
         assert len(trajectory.values("cell")) == 25
-    output = run("ir t.h5 -o ir.csv --resolution 400 --window blackman --correction standard")
+    output = run(
+        "ir t.h5 -o ir.csv --skip 0 --resolution 400 --window blackman --correction standard"
+    )
     assert "resolution" in output
     table = np.loadtxt("ir.csv", delimiter=",", skiprows=1)
     assert table.shape[1] == 3
@@ -55,10 +57,13 @@ def test_relax(run):
     assert len(read_structure("s.xyz")) == 9
 
 
+@pytest.mark.filterwarnings("default::npcalc.DomainWarning")
 def test_evaluate(run):
     frames = [molecule(name) for name in ("CH3CH2OH", "CH3OH", "H2O")]
     ase.io.write("in.xyz", frames)
-    assert "3 structures" in run("evaluate in.xyz -p p.pt -o out.xyz")
+    output = run("evaluate in.xyz -p p.pt -o out.xyz")
+    assert "3 structures" in output
+    assert "warning: the structure is CH4O, but potential" in output
     again = ase.io.read("out.xyz", index=":")
     calculator = npcalc.NPCalculator("p.pt", check_domain=False)
     for atoms, read in zip(frames, again, strict=True):
@@ -100,7 +105,13 @@ def test_convert_and_info(run):
         ("ir none.h5", "no trajectory"),
         ("evaluate none.xyz -p p.pt", "no structure file"),
         ("evaluate p.pt -p p.pt", "not a file that ASE can read"),
-        ("evaluate p.pt -p p.pt -o x.cif", "extended XYZ"),
+        ("evaluate p.pt -p p.pt -o x.cif", "ends in .xyz or .extxyz"),
+        ("relax ethanol -p p.pt -o x.foo", "expected a name that ends in"),
+        ("relax ethanol -p p.pt -o nodir/x.xyz", "there is no folder 'nodir'"),
+        ("ir none.h5 -o x.png", "ends in .csv"),
+        ("convert x.npz x.xyz", "ends in .h5"),
+        ("md ethanol -p p.pt -o nodir/x.h5", "there is no folder 'nodir'"),
+        ("md ethanol -p p.pt --device gpu", "expected cpu, cuda or auto"),
         ("ir p.pt", "not a readable HDF5"),
         ("train none.yaml", "no configuration"),
         ("info p.txt", "no potential 'p.txt'"),

@@ -17,7 +17,7 @@ LAYERS = [
     ["model"],
     ["ops"],
     ["potential"],
-    ["builder", "data"],
+    ["builder", "data", "domain"],
     ["results"],
     ["calculator"],
     ["train", "md"],

@@ -45,6 +45,20 @@ def wire():
     return Atoms("C2", [[0, 0, 0], [0.7, 0.4, 1.3]], cell=[0, 0, 2.6], pbc=[False, False, True])
 
 
+def far_fragments():
+    atoms = molecule("CH3CH2OH")
+    for k in (1, 2):
+        other = molecule("H2O")
+        other.positions += [1e5 * k, -7e4, 30.0 * k]
+        atoms += other
+    return atoms
+
+
+def evaporated():
+    atoms = slab([True, True, False])
+    return atoms + Atoms("CuCu", atoms.positions[:2] + [0.3, 0.1, 5e4])
+
+
 CASES = {
     "triclinic": triclinic,
     "left-handed": left_handed,
@@ -61,6 +75,8 @@ CASES = {
     "none in range": lambda: Atoms("C2", [[0, 0, 0], [50, 0, 0]]),
     "line": lambda: Atoms("C3", [[0, 0, 0], [0, 0, 1.5], [0, 0, 3.0]]),
     "wire": wire,
+    "far fragments": far_fragments,
+    "atom far above a slab": evaporated,
     "outside its open cell": lambda: Atoms("C2", [[-5, 0, 20], [-5, 1, 21]], cell=[4, 4, 4]),
 }
 

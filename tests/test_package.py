@@ -1,5 +1,7 @@
 """Compiled packages: the same numbers for all sizes and hosts, kept, and safe without a compiler."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,28 @@ def test_damaged_package_is_made_anew(monkeypatch, tmp_path):
     monkeypatch.setattr(package, "compile_package", fail)
     with pytest.warns(UserWarning, match="compilation failed .no memory"):
         NPCalculator(potential, compile=True).get_forces(ethanol())
+
+
+def test_path_depends_on_the_source_of_a_host_of_ones_own(tmp_path, monkeypatch):
+    potential = make_potential("painn", "geometry")
+    assert package.foreign_source(potential.module) == ""
+    found = []
+    for factor in (1.0, 2.0):
+        code = f"""
+from npcalc.nn.hosts.painn import PaiNN
+class Mine(PaiNN):
+    def energy(self, states):
+        return {factor} * super().energy(states)
+"""
+        (tmp_path / f"mine{int(factor)}.py").write_text(code)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        module = importlib.import_module(f"mine{int(factor)}")
+        potential.module.edge_potential.model.host.__class__ = module.Mine
+        found.append(package.foreign_source(potential.module))
+    assert "1.0 * super" in found[0]
+    assert "2.0 * super" in found[1]
+    paths = {package.package_path("", "float32", potential.device, source=s) for s in found}
+    assert len(paths) == 2
 
 
 def test_path_depends_on_what_is_compiled():

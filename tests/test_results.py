@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from systems import crystal, dimer, ethanol, make_potential
 
 import npcalc
@@ -40,3 +41,14 @@ def test_errors_name_the_structure(potential):
     with pytest.raises(ValueError, match="edges_per_batch"):
         npcalc.evaluate(potential, [ethanol()], edges_per_batch=0)
     assert npcalc.evaluate(potential, []) == []
+    with pytest.raises(TypeError, match="expected a list of Atoms, got one"):
+        npcalc.evaluate(potential, ethanol())
+
+
+def test_takes_a_name_and_warns_of_other_compositions():
+    frames = [molecule(name) for name in ("CH3CH2OH", "CH3OH", "CH3OH")]
+    with pytest.warns(npcalc.DomainWarning, match="the structure is CH4O") as warned:
+        found = npcalc.evaluate("ethanol-fast", frames)
+    assert len(warned) == 1
+    expected = NPCalculator("ethanol-fast").get_potential_energy(frames[0])
+    assert found[0]["energy"] == pytest.approx(expected, abs=1e-4)

@@ -97,11 +97,13 @@ def run_md(
         progress: Whether to show a bar.
 
     Returns:
-        The last structure, with momenta.
+        The last structure, with momenta; ``info["temperature_K"]`` is its temperature in the
+        degrees of freedom of the run.
 
     Raises:
         FileExistsError: The file exists and ``resume`` is not set.
-        TrajectoryError: The file cannot be continued, or not with these settings or this calculator.
+        TrajectoryError: The file cannot be continued, has more steps already, or was made with other
+            settings or another calculator.
         ValueError: The calculator cannot evaluate the structure.
         MDExploded: The dynamics left what makes sense.
     """
@@ -109,6 +111,11 @@ def run_md(
     if resume:
         with Trajectory(path) as trajectory:
             stored = trajectory.settings
+            if n_steps < trajectory.steps_done:
+                raise TrajectoryError(
+                    f"{os.fspath(path)!r} has {trajectory.steps_done} steps already, asked for are "
+                    f"{n_steps}: give the number of the whole run"
+                )
             _refuse_changes(path, "settings", stored, settings.model_dump() if settings else stored)
             if trajectory.calculator:
                 _refuse_changes(path, "calculator", trajectory.calculator, identity)
@@ -131,6 +138,7 @@ def run_md(
     with trajectory:
         run = _Run(atoms, calculator, trajectory, settings, generator)
         last = run.to(first, n_steps, progress)
+    last.info["temperature_K"] = last.get_temperature()  # of the degrees of freedom of the run
     last.set_constraint(own)
     return last
 
@@ -142,7 +150,7 @@ def _refuse_changes(
     if changed:
         pairs = ", ".join(f"{k} {old.get(k)!r}, now {new.get(k)!r}" for k in changed)
         raise TrajectoryError(
-            f"{os.fspath(path)!r} cannot go on with another {what}: it was made with {pairs}"
+            f"{os.fspath(path)!r} cannot go on with changed {what}: it was made with {pairs}"
         )
 
 

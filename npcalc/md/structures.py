@@ -33,7 +33,9 @@ def read_structure(name_or_path: str | os.PathLike[str]) -> Atoms:
         try:
             return ase.io.read(name)
         except Exception as error:
-            raise ValueError(f"{name!r} is not a structure that ASE can read: {error}") from error
+            raise ValueError(
+                f"{name!r} is not a structure that ASE can read: {_reason(error)}"
+            ) from error
     known = ALIASES.get(name, name)
     if known in g2.names:
         return molecule(known)
@@ -41,6 +43,11 @@ def read_structure(name_or_path: str | os.PathLike[str]) -> Atoms:
         f"no structure {name!r}: there is no such file, and it is no molecule of ASE's g2 collection "
         f"(for example CH3CH2OH) or one of {', '.join(ALIASES)}"
     )
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says, or its name where it says nothing."""
+    return str(error) or type(error).__name__
 
 
 class NotConverged(RuntimeError):  # noqa: N818 - names the outcome
@@ -76,9 +83,11 @@ def relax(
             f"a cell to relax needs three periodic lattice vectors, got pbc {atoms.pbc.tolist()} and a "
             f"cell of rank {atoms.cell.rank}"
         )
-    optimizer = BFGS(FrechetCellFilter(atoms) if cell else atoms, logfile=log, maxstep=0.1)
+    target = FrechetCellFilter(atoms) if cell else atoms
+    optimizer = BFGS(target, logfile=log, maxstep=0.1)
     if not optimizer.run(fmax=fmax, steps=max_steps):
-        largest = float((atoms.get_forces() ** 2).sum(axis=1).max() ** 0.5)
+        # Of a cell filter these are the generalized forces of the cell too.
+        largest = float((target.get_forces() ** 2).sum(axis=1).max() ** 0.5)
         raise NotConverged(
             f"the relaxation did not converge in {max_steps} steps: the largest force is {largest:.2e} "
             f"eV/A, wanted {fmax:.2e}; allow more steps or a larger fmax (float32 reaches about 1e-4)"
@@ -99,7 +108,7 @@ def read_structures(path: str | os.PathLike[str]) -> list[Atoms]:
     try:
         found = ase.io.read(name, index=":")
     except Exception as error:
-        raise ValueError(f"{name!r} is not a file that ASE can read: {error}") from error
+        raise ValueError(f"{name!r} is not a file that ASE can read: {_reason(error)}") from error
     if not found:
         raise ValueError(f"{name!r} holds no structure")
     return found if isinstance(found, list) else [found]

@@ -154,6 +154,12 @@ class Trajectory:
         return json.loads(self.file.attrs.get("calculator", "{}"))
 
     @property
+    def steps_done(self) -> int:
+        """Steps up to the last complete state, from which a run can go on."""
+        current = int(self.file["state"].attrs["current"])
+        return int(self.file[f"state/{current}"].attrs["step"]) if current >= 0 else 0
+
+    @property
     def timestep_fs(self) -> float:
         """Time step in fs."""
         return float(self.file.attrs["timestep_fs"])

@@ -80,9 +80,14 @@ def load_operators() -> None:
         RuntimeError: It cannot be compiled.
     """
     path = library_path()
+    if path.exists():
+        try:
+            torch.ops.load_library(str(path))
+        except OSError:  # damaged, or of a system that has changed: built anew
+            path.unlink()
     if not path.exists():
         build(path)
-    torch.ops.load_library(str(path))
+        torch.ops.load_library(str(path))
     torch.library.register_fake("npcalc::reverse_edges", _shape_of_reverse)
     torch.library.register_fake("npcalc::pair_messages", _shape_of_messages)
     torch.library.register_fake("npcalc::pair_messages_backward", _shape_of_gradient)

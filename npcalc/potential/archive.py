@@ -5,6 +5,7 @@ it and rebuilds the network; ``unzip`` shows both. Python's pickle is not used t
 other file writes or reads TorchScript.
 """
 
+import copy
 import json
 import os
 import warnings
@@ -96,8 +97,9 @@ def write_archive(
         source, constants = portable_source(module)
         # A class of its own: TorchScript lets modules of one class and the same attributes share methods.
         holder = type("PortablePotential", (nn.Module,), {})()
-        for name, value in constants.items():
-            holder.register_buffer(name, value.detach().clone())
+        # Copied together, so that constants which lie in the same memory still do.
+        for name, value in copy.deepcopy({k: v.detach() for k, v in constants.items()}).items():
+            holder.register_buffer(name, value)
         scripted: Any = torch.jit.script(holder.eval())
         scripted.define(source)
         extra = {CARD: card.model_dump_json(indent=1), WEIGHTS: save_tensors(weights)}

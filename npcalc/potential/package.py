@@ -8,6 +8,7 @@ that compilation is paid for once. On the CPU, layers that have an operator of o
 
 import copy
 import hashlib
+import inspect
 import os
 import platform
 import tempfile
@@ -55,7 +56,26 @@ class Package(NamedTuple):
 SOURCES = Path(__file__).parents[1]
 
 
-def package_path(sha256: str, dtype: str, device: torch.device, fused: bool = False) -> Path:
+def foreign_source(module: PotentialModule) -> str:
+    """Source of a host that is not of this package, and of its layers; empty for those that are."""
+    host = module.edge_potential.model.host
+    classes = {c for part in host.modules() for c in type(part).__mro__}
+    names = {f"{c.__module__}.{c.__qualname__}": c for c in classes}
+    found = []
+    for name, cls in sorted(names.items()):
+        if name.split(".")[0] in ("npcalc", "torch", "e3nn", "builtins"):
+            continue
+        try:
+            found.append(inspect.getsource(cls))
+        except (OSError, TypeError):  # defined where there is no file: by its byte code
+            methods = [f for f in vars(cls).values() if inspect.isfunction(f)]
+            found += [f"{name} {f.__code__.co_code!r} {f.__code__.co_consts!r}" for f in methods]
+    return "\n".join(found)
+
+
+def package_path(
+    sha256: str, dtype: str, device: torch.device, fused: bool = False, source: str = ""
+) -> Path:
     """File of the package of a potential on this machine.
 
     Its name has a hash of all that the machine code depends on: potential, precision, processor,
@@ -66,14 +86,15 @@ def package_path(sha256: str, dtype: str, device: torch.device, fused: bool = Fa
         dtype: Precision.
         device: Where it runs.
         fused: Whether it uses the operators of `npcalc.ops`.
+        source: What `foreign_source` says of its host.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(source.encode())
     facts = (sha256, dtype, device.type, fused, torch.__version__, __version__)
     for fact in (*facts, platform.machine(), processor(device)):
         digest.update(f"{fact}\n".encode())
     for part in ("model.py", "nn", "ops", "potential"):
-        source = SOURCES / part
-        for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+        place = SOURCES / part
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if path.suffix in (".py", ".h", ".cpp"):
                 digest.update(path.read_bytes())
     return cache_folder() / f"{digest.hexdigest()[:32]}.pt2"
@@ -178,7 +199,7 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
     """
     device = module.reference.device
     fused = operators_serve(module)
-    path = package_path(sha256, dtype, device, fused)
+    path = package_path(sha256, dtype, device, fused, foreign_source(module))
     limit = EDGES_AT_ONCE_FUSED if fused else EDGES_AT_ONCE
     if path.exists():
         try:

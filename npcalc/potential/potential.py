@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,8 @@ class Potential:
             raise ValueError(f"unknown dtype {name!r}: expected float32 or float64")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.split(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"unknown device {device!r}: expected cpu, cuda or auto")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device {device!r} is asked for, but torch finds no CUDA device here")
         self.card = card
@@ -62,12 +65,17 @@ class Potential:
         self.device = torch.device(device)
         self.module = build_module(card, weights, DTYPES[name]).to(self.device)
         self._script: Script | None = None
-        # The cell last evaluated by compiled code, and that with an empty system behind it.
-        self._cells: tuple[Tensor, Tensor] | None = None
+        # The cell last evaluated by compiled code, its version, and that with an empty system behind it.
+        self._cells: tuple[Tensor, int, Tensor] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles, for other processes, what it is made of; compiled code stays in the cache."""
+        weights = {k: v.detach().cpu() for k, v in self.weights.items()}
+        return Potential, (self.card, weights, str(self.device), self.dtype)
 
     @property
     def sha256(self) -> str:
-        """Hash of all that results depend on, which tells two potentials apart whatever their names."""
+        """Hash of weights and card, which tells two potentials apart whatever their names."""
         # Settings at their defaults stay out: a new one must not change what a potential is.
         model = self.card.model
         digest = hashlib.sha256(model.host.name.encode())
@@ -168,9 +176,11 @@ class Potential:
         if n_edges > self._package.edges_at_once:
             return None
         if graph.n_systems == 1:  # compiled for two or more: one without atoms
-            if self._cells is None or self._cells[0] is not graph.cell:
-                self._cells = graph.cell, torch.cat([graph.cell, torch.zeros_like(graph.cell)])
-            graph = graph._replace(cell=self._cells[1])
+            cell, known = graph.cell, self._cells
+            if known is None or known[0] is not cell or known[1] != cell._version:
+                known = (cell, cell._version, torch.cat([cell, torch.zeros_like(cell)]))
+                self._cells = known
+            graph = graph._replace(cell=known[2])
         with torch.no_grad():
             # Machine code trusts the strides of its arguments to be those of the example.
             return self._package.run(*[t.contiguous() for t in graph])

@@ -54,7 +54,7 @@ def fold_constants(graph_module: GraphModule) -> None:
         if node.op != "call_function" or not inputs or not all(n in known for n in inputs):
             continue
         with torch.no_grad():
-            value = node.target(*map_arg(node.args, known.__getitem__), **node.kwargs)  # type: ignore[operator]
+            value = node.target(*map_arg(node.args, known.__getitem__), **node.kwargs)
         if not isinstance(value, Tensor):  # several results; each that is used would be one
             continue
         name = f"folded{len(known)}"
@@ -83,8 +83,9 @@ def fold_products(graph: Graph) -> None:
         if not _is_single_product(product, node) or not _same_type([x, product, *product.args]):
             continue
         with graph.inserting_before(node):
-            value = {} if node.target is aten.add.Tensor else {"value": -1}
-            folded = graph.call_function(aten.addcmul.default, (x, *product.args), value)
+            folded = graph.call_function(aten.addcmul.default, (x, *product.args))
+            if node.target is aten.sub.Tensor:
+                folded.kwargs = {"value": -1}
         folded.meta = node.meta
         node.replace_all_uses_with(folded)
         graph.erase_node(node)

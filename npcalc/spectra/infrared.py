@@ -139,7 +139,8 @@ def infrared_spectrum(
         needed = 2 * length * interval_fs / 1000.0
         raise ValueError(
             f"{len(dipoles)} dipoles at {interval_fs} fs are too few for a resolution of {resolution} "
-            f"1/cm: {needed:.1f} ps are needed at least, or a coarser resolution"
+            f"1/cm: {math.ceil(10.0 * needed + 1e-6) / 10.0:.1f} ps are needed at least, or a coarser "
+            f"resolution"
         )
     blocks = []
     for block in np.array_split(rates, n_blocks):

@@ -54,7 +54,11 @@ def trajectory_spectrum(
                     )
                 late = trajectory.times_fs("temperature") >= 1000.0 * skip_ps
                 temperature_K = float(trajectory.values("temperature")[late].mean())
-    return infrared_spectrum(dipoles, interval, temperature_K, resolution, window, correction)
+    try:
+        return infrared_spectrum(dipoles, interval, temperature_K, resolution, window, correction)
+    except ValueError as error:
+        left = f"{os.fspath(path)!r} without its first {skip_ps} ps" if skip_ps else os.fspath(path)
+        raise ValueError(f"{left}: {error}") from None
 
 
 def write_table(path: str | os.PathLike[str], spectrum: Spectrum) -> None:

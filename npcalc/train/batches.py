@@ -98,11 +98,6 @@ class Batches:
         device: str = "cpu",
         properties: PropertyFit | None = None,
     ) -> None:
-        unknown = sorted(set(data.elements) - set(elements))
-        if unknown:
-            raise ValueError(
-                f"the data has atomic numbers {unknown} that the model does not know: {elements}"
-            )
         self.batch_size = batch_size
         self.cutoff = cutoff
         self.device = device
@@ -241,7 +236,16 @@ class Batches:
 
 
 def species_index(data: DataSet, elements: list[int]) -> NDArray[np.int64]:
-    """Index in ``elements`` of each atom's atomic number."""
+    """Index in ``elements`` of each atom's atomic number.
+
+    Raises:
+        ValueError: The data have an element that is not among them.
+    """
+    unknown = sorted(set(data.elements) - set(elements))
+    if unknown:
+        raise ValueError(
+            f"the data has atomic numbers {unknown} that the model does not know: {elements}"
+        )
     order = np.argsort(elements)
     return order[np.searchsorted(np.asarray(elements)[order], data.numbers)]
 

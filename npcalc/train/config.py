@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..model import ModelConfig
+from ..model import ModelConfig, PropertyConfig
 from ..nn.hosts import find_host
 
 
@@ -248,8 +248,8 @@ def _explain(error: Any, raw: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1], raw)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
-        hint = f", the nearest known key is {near[0]!r}" if near else ""
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f", the nearest known key is {near[0]!r}" if near else f"; known: {', '.join(known)}"
         return f"unknown key {where!r}{hint}"
     if error["type"] == "missing":
         return f"{where!r} is missing"
@@ -260,6 +260,8 @@ def _known_keys(parents: tuple[int | str, ...], raw: dict[str, Any]) -> list[str
     """Keys of the section at this place of the configuration."""
     if parents == ("model", "host"):
         return list(find_host(raw["model"]["host"]["name"])[0].model_fields)
+    if parents[:2] == ("model", "properties"):
+        return list(PropertyConfig.model_fields)
     section: type[BaseModel] = TrainConfig
     for part in parents:
         annotation = section.model_fields[str(part)].annotation

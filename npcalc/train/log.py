@@ -31,6 +31,9 @@ class TrainingLog:
 
     def cut(self, epoch: int) -> None:
         """Drops the rows after an epoch, which the continued run writes again."""
+        if not self.path.exists():  # someone removed it: the rest of the run is still worth a table
+            self.start()
+            return
         with self.path.open(newline="") as file:
             rows = list(csv.reader(file))
         kept = [rows[0]] + [r for r in rows[1:] if r and int(r[0]) <= epoch]

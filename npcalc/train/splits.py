@@ -49,6 +49,11 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
         splits = {"train": whole.subset(train), "validation": whole.subset(rest)}
     else:
         n = config.n_train or len(whole) - config.n_validation
+        if n < 1:
+            raise ValueError(
+                f"{config.train} has {len(whole)} structures, of which data.n_validation takes "
+                f"{config.n_validation}: none is left to train on"
+            )
         parts = random_split(len(whole), [n, config.n_validation], config.split_seed)
         splits = {"train": whole.subset(parts[0]), "validation": whole.subset(parts[1])}
     if config.test is not None:

@@ -91,7 +91,7 @@ class Trainer:
             "best": math.inf,
             "best_epoch": 0,
             "seconds": 0.0,
-            "sha256_train": self.splits["train"].sha256(),
+            **{f"sha256_{name}": self.splits[name].sha256() for name in ("train", "validation")},
         }
         self.output = Path(config.output)
         self.checkpoint = self.output / "checkpoint.safetensors"
@@ -184,7 +184,8 @@ class Trainer:
             self.output.mkdir(parents=True, exist_ok=True)
             self.log.start()
         if self.processes.first:
-            stored.write_text(self.config.model_dump_json(indent=1))
+            with new_file(stored, overwrite=True) as partial:
+                partial.write_text(self.config.model_dump_json(indent=1))
 
     def _check_same(self, stored: Path) -> None:
         """Refuses to go on with another configuration.
@@ -225,11 +226,13 @@ class Trainer:
 
     def _resume(self) -> None:
         tensors, state = load_checkpoint(self.checkpoint)
-        if state.get("sha256_train", self.state["sha256_train"]) != self.state["sha256_train"]:
-            raise ValueError(
-                f"{self.checkpoint} was trained on other data than {self.config.data.train}: give "
-                f"the same data, or another output folder"
-            )
+        for name in ("train", "validation"):
+            key = f"sha256_{name}"
+            if state.get(key, self.state[key]) != self.state[key]:
+                raise ValueError(
+                    f"{self.checkpoint} was made with other data.{name} structures: give the same "
+                    f"data, or another output folder"
+                )
         self.state |= state
         with torch.no_grad():
             for i, name in enumerate(self.loss.names):

@@ -223,11 +223,14 @@ def test_files_that_exist_or_are_none(tmp_path):
     with pytest.raises(FileExistsError, match="exists: give another name"):
         run_md(atoms, calculator, 10, path, progress=False)
     assert path.read_bytes() == before
-    with pytest.raises(TrajectoryError, match="another settings: it was made with seed 0, now 5"):
+    with pytest.raises(TrajectoryError, match="changed settings: it was made with seed 0, now 5"):
         run_md(atoms, calculator, 20, path, MDSettings(seed=5), resume=True, progress=False)
+    with pytest.raises(TrajectoryError, match="has 10 steps already, asked for are 5"):
+        run_md(atoms, calculator, 5, path, resume=True, progress=False)
+    assert path.read_bytes() == before
     other = NPCalculator(make_potential())
     with pytest.raises(
-        TrajectoryError, match="another calculator: it was made with class 'Springs'"
+        TrajectoryError, match="changed calculator: it was made with class 'Springs'"
     ):
         run_md(atoms, other, 20, path, resume=True, progress=False)
     with pytest.raises(FileNotFoundError, match="no trajectory"):

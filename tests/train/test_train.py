@@ -201,8 +201,23 @@ def test_other_data_does_not_take_over_a_run(trained, tmp_path):
     DataSet.load(DATA).subset(np.arange(200)).save(tmp_path / "other.h5")
     other = raw_config(folder, epochs=12)
     other["data"]["train"] = str(tmp_path / "other.h5")
-    with pytest.raises(ValueError, match="was trained on other data than"):
+    with pytest.raises(ValueError, match="made with other data"):
         Trainer(parse_config(other))
+
+
+def test_other_validation_data_does_not_take_over_a_run(tmp_path):
+    data = DataSet.load(DATA)
+    config = raw_config(tmp_path / "run")
+    for name, rows in (("train", 30), ("validation", 5)):
+        data.subset(np.arange(rows)).save(tmp_path / f"{name}.h5")
+        config["data"][name] = str(tmp_path / f"{name}.h5")
+    config["data"].pop("n_train", None)
+    Trainer(parse_config(config)).save()
+    Trainer(parse_config(config))
+    data.subset(np.arange(7)).save(tmp_path / "seven.h5")
+    config["data"]["validation"] = str(tmp_path / "seven.h5")
+    with pytest.raises(ValueError, match=r"made with other data\.validation structures"):
+        Trainer(parse_config(config))
 
 
 def test_the_stored_configuration_is_the_configuration(trained):
@@ -306,6 +321,11 @@ def write(tmp_path, raw):
             "'training.batchsize', the nearest known key is 'batch_size'",
         ),
         (lambda c: c["model"]["host"].update(chanels=1), "the nearest known key is 'channels'"),
+        (
+            lambda c: c["model"].update(properties={"gap": {"readut": "sum"}}),
+            "'model.properties.gap.readut', the nearest known key is 'readout'",
+        ),
+        (lambda c: c["training"].update(lr=1.0), "unknown key 'training.lr'; known: "),
         (lambda c: c["model"]["host"].update(name="pain"), "model.host"),
         (lambda c: c["training"].update(epochs=0), "'training.epochs': .* got 0"),
         (lambda c: c.pop("data"), "'data' is missing"),

@@ -35,7 +35,11 @@ def register_host(config: type[HostConfig], host: type[Host]) -> None:
     if not isinstance(name, str):
         raise ValueError(f"{config.__name__} has no default for 'name': give the host a name")
     known = find_host(name)[1] if name in host_names() else None
-    if known is not None and known.__qualname__ != host.__qualname__:
+    # A class may be registered again, as when a notebook cell is run twice.
+    if known is not None and (known.__module__, known.__qualname__) != (
+        host.__module__,
+        host.__qualname__,
+    ):
         raise ValueError(f"there is a host {name!r} already: {known.__name__}")
     _registered[name] = (config, host)
 
@@ -50,7 +54,15 @@ def find_host(name: str) -> tuple[type[HostConfig], type[Host]]:
 
     Args:
         name: One of `host_names`.
+
+    Raises:
+        ValueError: There is none of this name.
     """
+    if name not in host_names():
+        raise ValueError(
+            f"unknown host {name!r}: expected one of {', '.join(host_names())}; register_host makes "
+            f"others known"
+        )
     if name not in _registered:
         module, host = import_module(f".{name}", __name__), BUILT_IN[name]
         _registered[name] = (getattr(module, f"{host}Config"), getattr(module, host))
