@@ -56,12 +56,18 @@ def _use_threads(number: int) -> None:
 def _errors(*more: type[Exception]) -> Iterator[None]:
     """Turns what a user can mend into one line on standard error and exit code 1."""
     from ase.calculators.calculator import PropertyNotImplementedError
+    from pydantic import ValidationError
 
     from .md import MDExploded, NotConverged
 
     mendable = (ValueError, OSError, ImportError, PropertyNotImplementedError)
     try:
         yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        typer.echo(f"npcalc: {where}: {first['msg']}, got {first['input']!r}", err=True)
+        raise typer.Exit(1) from None
     except (*mendable, MDExploded, NotConverged, *more) as error:
         typer.echo(f"npcalc: {error}", err=True)
         raise typer.Exit(1) from None

@@ -45,7 +45,7 @@ class MDSettings(BaseModel):
     timestep_fs: float = Field(0.5, gt=0.0)
     temperature_K: float = Field(300.0, ge=0.0)
     friction_per_ps: float = Field(1.0, ge=0.0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     strides: dict[str, int] = {
         "positions": 20,
         "velocities": 100,
