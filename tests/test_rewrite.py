@@ -55,6 +55,10 @@ def second_operand_is_free(x, y):
     return x[:, :1] * y.sin()
 
 
+def weighted_sum(x, y):
+    return torch.add(x, y.sin(), alpha=2.0)
+
+
 def grows(x, y):
     return (x[:, :1] * y[:, :1]) * y
 
@@ -72,7 +76,7 @@ def through_two_names(x, y):
 
 FUNCTIONS = [
     chain, view_is_read_later, own_view_as_other_operand, view_is_returned, second_operand_is_free,
-    grows, argument_twice, through_two_names,
+    weighted_sum, grows, argument_twice, through_two_names,
 ]  # fmt: skip
 
 

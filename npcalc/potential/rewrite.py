@@ -145,8 +145,9 @@ def _overwritable(
 ) -> Node | None:
     if node.target not in OVERWRITING:
         return None
-    candidates = node.args[: 2 if node.target in COMMUTATIVE else 1]
-    for argument in candidates:
+    # A factor of the second term, ``alpha``, makes a sum another one when its terms trade places.
+    exchangeable = node.target in COMMUTATIVE and not node.kwargs
+    for argument in node.args[: 2 if exchangeable else 1]:
         if not isinstance(argument, Node) or argument.target not in FRESH:
             continue
         if not _same_form(argument, node):
