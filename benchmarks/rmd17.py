@@ -37,9 +37,8 @@ HOSTS = {
     "mace": {"channels": 32, "l_hidden": 1, "l_max": 2},
 }
 RATES = {"painn": 1e-3, "nequip": 4e-3, "egnn": 1e-3, "et": 5e-4, "tensornet": 1e-3, "mace": 4e-3}
-LOSSES = {
-    "egnn": "mse"
-}  # with the loss of the others it falls to a constant energy and stays there
+# With the loss of the others `egnn` falls to a constant energy and stays there.
+LOSSES = {"egnn": "mse"}
 
 NOTE = f"""# rMD17, split 01
 

@@ -111,7 +111,9 @@ def evaluate(
     if edges_per_batch < 1:
         raise ValueError(f"edges_per_batch: expected 1 or more, got {edges_per_batch}")
     found: list[dict[str, Any]] = [{} for _ in structures]
-    formulas = {unknown_composition(potential.card, atoms) for atoms in structures}
+    # A formula for each list of atoms, of which there are few, and not for each structure.
+    different = {atoms.numbers.tobytes(): atoms for atoms in structures}.values()
+    formulas = {unknown_composition(potential.card, atoms) for atoms in different}
     for formula in sorted(filter(None, formulas)):
         warn_of_composition(potential.card, formula)
     for members in _batches(potential, structures, edges_per_batch):
