@@ -66,7 +66,7 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
         dynamics = measure(lambda: calculator.potential.evaluate(graph), seconds=4.0)
     return {
         "host": host, "molecule": molecule, "form": form,
-        "parameters": sum(w.numel() for w in trainer.weights),
+        "parameters": trainer.weights.numel(),
         "md_step_ms": statistics.median(dynamics), "training_step_ms": statistics.median(training),
         "training_peak_MiB": round(training_peak),
     }  # fmt: skip

@@ -249,7 +249,7 @@ def run(args: argparse.Namespace, name: str, form: str, seed: int) -> None:
         known = key.split("_")[0] in (*trained, "dipole") and key in errors
         row[key] = float(errors[key]) if known else None
     row["ms_per_step"] = 1000 * trainer.state["seconds"] / trainer.state["step"]
-    row |= {"parameters": sum(w.numel() for w in trainer.weights), "steps": trainer.state["step"]}
+    row |= {"parameters": trainer.weights.numel(), "steps": trainer.state["step"]}
     save_row(finished, row)
 
 

@@ -122,7 +122,7 @@ def run(args: argparse.Namespace, host: str, form: str, seed: int) -> None:
     row = {
         "host": host, "form": form, "seed": seed,
         **{name: units(name)[2] * test[f"{name}_mae"] for name in TARGETS},
-        "parameters": sum(w.numel() for w in trainer.weights), "steps": trainer.state["step"],
+        "parameters": trainer.weights.numel(), "steps": trainer.state["step"],
         "ms_per_step": ms_per_step(trainer.log),
     }  # fmt: skip
     save_row(finished, row)

@@ -108,7 +108,7 @@ def run(args: argparse.Namespace, molecule: str, form: str, seed: int) -> None:
     row = {
         "host": args.host, "molecule": molecule, "form": form, "seed": seed,
         "forces_mae_meV_A": 1000 * test["forces_mae"], "energy_mae_meV": 1000 * test["energy_mae"],
-        "parameters": sum(w.numel() for w in trainer.weights), "steps": trainer.state["step"],
+        "parameters": trainer.weights.numel(), "steps": trainer.state["step"],
     }  # fmt: skip
     save_row(finished, row)
 

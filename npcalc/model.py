@@ -1,5 +1,6 @@
 """PolarizedModel: edge vectors and species in, energy, charge, weight and displacement per atom out."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -222,7 +223,8 @@ class PolarizedModel(nn.Module):
             if config.properties
             else NoProperties()
         )
-        self.fused: nn.ModuleList | None = None  # layers of our own operators, see `npcalc.ops`
+        # Layers of our own operators, see `npcalc.ops`: a view of the host's, so no modules of the model.
+        self.fused: Sequence[nn.Module] = ()
         self.isolated_energy: Tensor
         self.register_buffer("isolated_energy", torch.zeros(self.n_species))
         self.to(dtype)
@@ -328,7 +330,7 @@ class PolarizedModel(nn.Module):
             New state and displacements.
         """
         layer = self.layer(index)
-        if self.fused is not None:
+        if self.fused:
             x = self.fused[index](x, edges, center, neighbor, d)
         else:
             types = self.coupling.point_types(species, self.n_species)

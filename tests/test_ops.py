@@ -10,7 +10,8 @@ from systems import crystal, dimer, ethanol, make_graph, make_potential
 from npcalc import ops
 from npcalc.graph import collate
 from npcalc.ops import library
-from npcalc.potential import package
+from npcalc.potential import derivatives, package
+from npcalc.potential.derivatives import edge_vectors
 
 pytestmark = pytest.mark.skipif(library.find_compiler() is None, reason="needs a C++ compiler")
 
@@ -68,7 +69,7 @@ def test_edges_in_any_order_with_and_without_a_partner():
     graph = graph._replace(edge_index=graph.edge_index[:, some], shifts=graph.shifts[some])
     vectors = graph.positions[graph.edge_index[1]] - graph.positions[graph.edge_index[0]]
     vectors = vectors + graph.shifts @ graph.cell[0]
-    reverse = torch.ops.npcalc.reverse_edges(vectors, *graph.edge_index)
+    reverse = torch.ops.npcalc.reverse_edges(vectors, *graph.edge_index, 4.0)
     assert 0 < (reverse < 0).sum() < len(reverse)
     assert_same(evaluate(graph), potential.evaluate(graph))
 
@@ -78,11 +79,16 @@ def test_reverse_edges_are_opposite_and_mutual():
     graph = make_graph(make(), crystal())
     center, neighbor = graph.edge_index
     vectors = graph.positions[neighbor] - graph.positions[center] + graph.shifts @ graph.cell[0]
-    reverse = torch.ops.npcalc.reverse_edges(vectors, center, neighbor)
-    assert (reverse[reverse] == torch.arange(len(reverse))).all()
-    assert (vectors[reverse] == -vectors).all()
-    assert (center[reverse] == neighbor).all()
+    length = vectors.norm(dim=1)
     assert (center == neighbor).any()  # images of the atom itself are among them
+    for cutoff in (float(length.max()) + 0.1, float(length.median())):
+        reverse = torch.ops.npcalc.reverse_edges(vectors, center, neighbor, cutoff)
+        near = length < cutoff
+        assert (reverse[~near] == -1).all()
+        back = reverse[near]
+        assert (reverse[back] == torch.arange(len(reverse))[near]).all()
+        assert (vectors[back] == -vectors[near]).all()
+        assert (center[back] == neighbor[near]).all()
 
 
 def test_edges_beyond_the_cutoff_change_nothing():
@@ -101,6 +107,69 @@ def test_operator_in_float32():
         expected, found = double.evaluate(graph), fused(single)(graph)
         np.testing.assert_allclose(found["energies"], expected["energies"], atol=1e-5)
         np.testing.assert_allclose(found["forces"], expected["forces"], atol=1e-4)
+
+
+def trainable(potential, with_operators):
+    """Energies, forces and dipoles of a potential that can be differentiated by its weights."""
+    part = copy.deepcopy(potential.module.edge_potential).train().requires_grad_(True)
+    if with_operators:
+        ops.load_operators()
+        ops.fuse(part.model, constant=False)
+    return part
+
+
+def weight_gradients(part, graph, **chosen):
+    """Gradient of a random combination of outputs by the weights."""
+    vectors = edge_vectors(graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch)
+    out = part(vectors, graph.species, *graph.edge_index, **chosen)
+    rng = torch.Generator().manual_seed(0)
+    values = (out.energies, out.forces, out.dipoles)
+    loss = sum((v * torch.randn(v.shape, generator=rng, dtype=v.dtype)).sum() for v in values)
+    names, weights = zip(*part.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, weights, allow_unused=True)
+    zeros = [torch.zeros_like(w) for w in weights]
+    return dict(
+        zip(names, (z if g is None else g for g, z in zip(found, zeros, strict=True)), strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_gradients_of_training_equal_those_of_the_network(name):
+    """Derivatives by the weights of energies, dipoles and, through second derivatives, forces."""
+    potential = make(name)
+    plain, fast = (trainable(potential, with_operators) for with_operators in (False, True))
+    for atoms in (ethanol(), crystal(), dimer(1.1)):
+        graph = make_graph(potential, atoms)
+        expected = weight_gradients(plain, graph)
+        assert max(g.abs().max() for g in expected.values()) > 0.1
+        assert_same(weight_gradients(fast, graph), expected, atol=1e-8)
+    # Runs without energies and forces take the first derivative alone.
+    if name in ("one", "three"):
+        expected = weight_gradients(plain, graph, differentiate=False)
+        assert_same(weight_gradients(fast, graph, differentiate=False), expected, atol=1e-8)
+
+
+def test_gradients_of_training_on_two_threads():
+    potential = make()
+    part = trainable(potential, True)
+    graph = make_graph(potential, crystal().repeat(3))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = weight_gradients(part, graph)
+        torch.set_num_threads(2)
+        assert_same(weight_gradients(part, graph), one, atol=1e-8)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_second_derivatives_by_edges_are_refused():
+    """They are not there; a Hessian of zeros would be worse than an error."""
+    potential = make()
+    module = package.with_operators(potential.module)
+    graph = make_graph(potential, ethanol())
+    with pytest.raises(RuntimeError, match="no second derivatives by edges"):
+        derivatives.hessian(module, graph)
 
 
 def test_threads_agree():
@@ -147,7 +216,9 @@ def test_wrong_width_is_refused():
 
 def test_without_operators(monkeypatch, tmp_path):
     """A failing build is one warning, and the network itself is compiled."""
-    monkeypatch.setattr(ops, "load_operators", library.load_operators.__wrapped__)  # not its cache
+    monkeypatch.setattr(
+        library, "load_operators", library.load_operators.__wrapped__
+    )  # not its cache
     monkeypatch.setattr(library, "library_path", lambda: tmp_path / "operators.so")
     potential = make()
     monkeypatch.setattr(library, "FLAGS", ("--no-such-flag",))

@@ -82,6 +82,37 @@ void product(const T* a, int row, int step, const T* packed, int depth, int colu
   }
 }
 
+// Adds to ROWS rows of a panel, see add_outer.
+template <typename T, int ROWS>
+inline void add_outer_rows(const T* a, const T* b, int wide, int count, T* panel) {
+  typedef typename Vec<T>::type V;
+  constexpr int W = Vec<T>::width, N = PANEL / W;
+  V total[ROWS][N];
+  for (int r = 0; r < ROWS; ++r)
+    for (int n = 0; n < N; ++n) total[r][n] = load(panel + r * PANEL + n * W);
+  for (int l = 0; l < count; ++l) {
+    V y[N];
+    for (int n = 0; n < N; ++n) y[n] = load(b + l * wide + n * W);
+    for (int r = 0; r < ROWS; ++r)
+      for (int n = 0; n < N; ++n) total[r][n] += a[r * LANES + l] * y[n];
+  }
+  for (int r = 0; r < ROWS; ++r)
+    for (int n = 0; n < N; ++n) store(panel + r * PANEL + n * W, total[r][n]);
+}
+
+// packed (panels, rows, PANEL) += sum over the first `count` lanes l of a[:][l] b[l][:], a (rows, LANES), b (LANES, wide).
+template <typename T>
+void add_outer(const T* a, int rows, const T* b, int wide, int count, T* packed) {
+  constexpr int N = PANEL / Vec<T>::width, ROWS = ACCUMULATORS / N > 0 ? ACCUMULATORS / N : 1;
+  for (int p = 0; p < wide; p += PANEL) {
+    T* panel = packed + int64_t(p) * rows;
+    int r = 0;
+    for (; r + ROWS <= rows; r += ROWS)
+      add_outer_rows<T, ROWS>(a + r * LANES, b + p, wide, count, panel + r * PANEL);
+    for (; r < rows; ++r) add_outer_rows<T, 1>(a + r * LANES, b + p, wide, count, panel + r * PANEL);
+  }
+}
+
 // Arrays of a block, in memory that a thread keeps from call to call.
 template <typename T>
 class Memory {

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..cache import cache_folder, processor
 
-SOURCES = ("common.h", "messages.h", "messages.cpp")
+SOURCES = ("common.h", "messages.h", "second.h", "messages.cpp")
 
 FLAGS = (
     "-O3", "-std=c++20", "-fPIC", "-shared", "-fno-math-errno", "-ffp-contract=fast",
@@ -88,12 +89,18 @@ def load_operators() -> None:
     if not path.exists():
         build(path)
         torch.ops.load_library(str(path))
-    torch.library.register_fake("npcalc::reverse_edges", _shape_of_reverse)
-    torch.library.register_fake("npcalc::pair_messages", _shape_of_messages)
-    torch.library.register_fake("npcalc::pair_messages_backward", _shape_of_gradient)
+    fakes: dict[str, Callable[..., Any]] = {
+        "reverse_edges": _shape_of_reverse,
+        "pair_messages": _shape_of_messages,
+        "pair_messages_backward": _shape_of_gradient,
+        "pair_messages_weight_backward": _shape_of_weight_gradient,
+        "pair_messages_second_backward": _shape_of_second_gradient,
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"npcalc::{name}", fake)
 
 
-def _shape_of_reverse(edges: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
+def _shape_of_reverse(edges: Tensor, center: Tensor, neighbor: Tensor, cutoff: float) -> Tensor:
     return torch.empty_like(center)
 
 
@@ -103,33 +110,19 @@ def _shape_of_messages(
     return v.new_empty(v.shape[0], v.shape[2]), v.new_empty(v.shape)
 
 
-def _shape_of_gradient(
-    by_ds: Tensor, by_dv: Tensor, edges: Tensor, d: Tensor, phi: Tensor, v: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in (edges, d, phi, v))
+def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """New contiguous tensors of the same shapes."""
+    return tuple(t.new_empty(t.shape) for t in tensors)
 
 
-N_TENSORS = 12
-"""Arguments of ``pair_messages`` that are tensors; they come first."""
+def _shape_of_gradient(by_ds: Tensor, by_dv: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return _like(*arguments[:4])
 
 
-class PairMessages(torch.autograd.Function):
-    """``pair_messages`` with its first derivative.
+def _shape_of_weight_gradient(by_ds: Tensor, by_dv: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return _like(*arguments[:4], *arguments[7:10])
 
-    An autograd function and not a rule for the operator: traced graphs then hold the operators
-    alone, and running them costs no visit to Python.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """Messages, see ``messages.cpp`` for the arguments."""
-        ctx.save_for_backward(*arguments[:N_TENSORS])
-        ctx.settings = arguments[N_TENSORS:]
-        return torch.ops.npcalc.pair_messages(*arguments)
-
-    @staticmethod
-    def backward(ctx: Any, *by_messages: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient by edges, displacements and features."""
-        tensors = (*by_messages, *ctx.saved_tensors)
-        found = torch.ops.npcalc.pair_messages_backward(*tensors, *ctx.settings)
-        return (*found, *[None] * (N_TENSORS - len(found) + len(ctx.settings)))
+def _shape_of_second_gradient(*arguments: Any) -> tuple[Tensor, ...]:
+    by, shared = arguments[4:6], arguments[6:]
+    return _like(*by, *shared[1:4], *shared[7:10])

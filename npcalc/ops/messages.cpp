@@ -1,24 +1,82 @@
-// Operators of torch around messages.h, for the CPU.
+// Operators of torch around messages.h and second.h, for the CPU, with their derivatives.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <tuple>
 
-#include "messages.h"
+#include "second.h"
 
 namespace {
 
 using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
 
-// Arguments of both operators in the order of the schema; contiguous tensors are kept alive here.
+// Arguments that the operators share, in the order of their schema.
+#define NPCALC_PARAMETERS                                                                                      \
+  const Tensor &edges, const Tensor &d, const Tensor &phi, const Tensor &v, const Tensor &center,              \
+      const Tensor &neighbor, const Tensor &reverse, const Tensor &bias, const Tensor &even, const Tensor &odd, \
+      const Tensor &even_back, const Tensor &odd_back, double cutoff, double softening, int64_t n_basis,       \
+      int64_t power, bool still
+#define NPCALC_TENSORS edges, d, phi, v, center, neighbor, reverse, bias, even, odd, even_back, odd_back
+#define NPCALC_NAMES NPCALC_TENSORS, cutoff, softening, n_basis, power, still
+
+// The same as they are stored for a derivative.
+struct Stored {
+  variable_list t;
+  double cutoff, softening;
+  int64_t n_basis, power;
+  bool still;
+
+  static constexpr size_t N = 12;
+
+  static void save(AutogradContext* context, variable_list before, NPCALC_PARAMETERS) {
+    before.insert(before.end(), {NPCALC_TENSORS});
+    context->save_for_backward(std::move(before));
+    context->saved_data["cutoff"] = cutoff;
+    context->saved_data["softening"] = softening;
+    context->saved_data["n_basis"] = n_basis;
+    context->saved_data["power"] = power;
+    context->saved_data["still"] = still;
+  }
+
+  explicit Stored(AutogradContext* context)
+      : t(context->get_saved_variables()), cutoff(context->saved_data["cutoff"].toDouble()),
+        softening(context->saved_data["softening"].toDouble()), n_basis(context->saved_data["n_basis"].toInt()),
+        power(context->saved_data["power"].toInt()), still(context->saved_data["still"].toBool()) {}
+
+  // Calls an operator with tensors in front of the shared arguments.
+  template <typename F, typename... A>
+  auto call(const F& operation, const A&... front) const {
+    const Tensor* x = t.data() + t.size() - N;
+    return operation.call(front..., x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10], x[11], cutoff,
+                          softening, n_basis, power, still);
+  }
+};
+
+// Contiguous arguments, kept alive while pointers to them are used.
 struct Arguments {
   Tensor edges, d, phi, v, center, neighbor, reverse, bias, even, odd, even_back, odd_back;
   double cutoff, softening;
   int64_t n_basis, power;
   bool still;
+
+  explicit Arguments(NPCALC_PARAMETERS)
+      : edges(edges.contiguous()), d(d.contiguous()), phi(phi.contiguous()), v(v.contiguous()),
+        center(center.contiguous()), neighbor(neighbor.contiguous()), reverse(reverse.contiguous()),
+        bias(bias.contiguous()), even(even.contiguous()), odd(odd.contiguous()), even_back(even_back.contiguous()),
+        odd_back(odd_back.contiguous()), cutoff(cutoff), softening(softening), n_basis(n_basis), power(power),
+        still(still) {
+    TORCH_CHECK(v.size(2) % 16 == 0, "pair_messages: channels must be a multiple of 16, got ", v.size(2));
+    const int64_t columns = (d.size(1) ? 4 : 3) * v.size(2);
+    TORCH_CHECK(phi.size(1) == columns, "pair_messages: phi has ", phi.size(1), " columns, expected ", columns);
+  }
 
   template <typename T>
   npcalc::Problem<T> problem() const {
@@ -47,69 +105,155 @@ struct Arguments {
     return g;
   }
 
-  void check() const {
-    TORCH_CHECK(v.size(2) % 16 == 0, "pair_messages: channels must be a multiple of 16, got ", v.size(2));
-    const int64_t columns = (d.size(1) ? 4 : 3) * v.size(2);
-    TORCH_CHECK(phi.size(1) == columns, "pair_messages: phi has ", phi.size(1), " columns, expected ", columns);
+  // Calls work with a zero of the precision.
+  template <typename F>
+  void in_precision(const F& work) const {
+    if (v.scalar_type() == at::kFloat)
+      work(float(0));
+    else
+      work(double(0));
   }
 };
 
-#define NPCALC_PARAMETERS                                                                                      \
-  const Tensor &edges, const Tensor &d, const Tensor &phi, const Tensor &v, const Tensor &center,              \
-      const Tensor &neighbor, const Tensor &reverse, const Tensor &bias, const Tensor &even, const Tensor &odd, \
-      const Tensor &even_back, const Tensor &odd_back, double cutoff, double softening, int64_t n_basis,       \
-      int64_t power, bool still
-#define NPCALC_ARGUMENTS                                                                                       \
-  Arguments {                                                                                                  \
-    edges.contiguous(), d.contiguous(), phi.contiguous(), v.contiguous(), center.contiguous(),                 \
-        neighbor.contiguous(), reverse.contiguous(), bias.contiguous(), even.contiguous(), odd.contiguous(),   \
-        even_back.contiguous(), odd_back.contiguous(), cutoff, softening, n_basis, power, still                \
-  }
-
 std::tuple<Tensor, Tensor> pair_messages(NPCALC_PARAMETERS) {
-  const Arguments given = NPCALC_ARGUMENTS;
-  given.check();
-  Tensor ds = at::zeros({v.size(0), v.size(2)}, v.options()), dv = at::zeros(v.sizes(), v.options());
-  const int threads = at::get_num_threads();
-  if (v.scalar_type() == at::kFloat)
-    npcalc::messages(given.problem<float>(), ds.data_ptr<float>(), dv.data_ptr<float>(), threads);
-  else
-    npcalc::messages(given.problem<double>(), ds.data_ptr<double>(), dv.data_ptr<double>(), threads);
+  const Arguments given(NPCALC_NAMES);
+  Tensor ds = at::zeros({v.size(0), v.size(2)}, v.options()), dv = at::zeros_like(v);
+  given.in_precision([&](auto zero) {
+    using T = decltype(zero);
+    npcalc::messages(given.problem<T>(), ds.data_ptr<T>(), dv.data_ptr<T>(), at::get_num_threads());
+  });
   return {ds, dv};
 }
 
-template <typename T>
-void run_backward(const Arguments& given, const Tensor& by_ds, const Tensor& by_dv, Tensor* to) {
-  const npcalc::Gradient<T> gradient{to[0].data_ptr<T>(), to[1].data_ptr<T>(), to[2].data_ptr<T>(),
-                                     to[3].data_ptr<T>()};
-  npcalc::messages_backward(given.problem<T>(), by_ds.const_data_ptr<T>(), by_dv.const_data_ptr<T>(), gradient,
-                            at::get_num_threads());
+// Gradient by edges, d, phi and v and, if wanted, by bias, even and odd.
+variable_list gradient(const Tensor& by_ds, const Tensor& by_dv, const Arguments& given, bool with_weights) {
+  const Tensor s = by_ds.contiguous(), x = by_dv.contiguous();
+  variable_list to = {at::zeros_like(given.edges), at::zeros_like(given.d), at::zeros_like(given.phi), at::zeros_like(given.v)};
+  if (with_weights)
+    for (const Tensor* t : {&given.bias, &given.even, &given.odd}) to.push_back(at::zeros_like(*t));
+  given.in_precision([&](auto zero) {
+    using T = decltype(zero);
+    const npcalc::Gradient<T> gradient{to[0].data_ptr<T>(), to[1].data_ptr<T>(), to[2].data_ptr<T>(),
+                                       to[3].data_ptr<T>()};
+    npcalc::Weights<T> weights{nullptr, nullptr, nullptr};
+    if (with_weights) weights = {to[4].data_ptr<T>(), to[5].data_ptr<T>(), to[6].data_ptr<T>()};
+    npcalc::messages_backward(given.problem<T>(), s.const_data_ptr<T>(), x.const_data_ptr<T>(), gradient, weights,
+                              at::get_num_threads());
+  });
+  return to;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> pair_messages_backward(const Tensor& by_ds, const Tensor& by_dv,
                                                                   NPCALC_PARAMETERS) {
-  const Arguments given = NPCALC_ARGUMENTS;
-  given.check();
-  const Tensor s = by_ds.contiguous(), w = by_dv.contiguous();
-  Tensor to[4] = {at::zeros(edges.sizes(), v.options()), at::zeros(d.sizes(), v.options()),
-                  at::zeros(phi.sizes(), v.options()), at::zeros(v.sizes(), v.options())};
-  if (v.scalar_type() == at::kFloat)
-    run_backward<float>(given, s, w, to);
-  else
-    run_backward<double>(given, s, w, to);
+  const variable_list to = gradient(by_ds, by_dv, Arguments(NPCALC_NAMES), false);
   return {to[0], to[1], to[2], to[3]};
 }
 
-Tensor reverse_edges(const Tensor& edges, const Tensor& center, const Tensor& neighbor) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_messages_weight_backward(
+    const Tensor& by_ds, const Tensor& by_dv, NPCALC_PARAMETERS) {
+  const variable_list to = gradient(by_ds, by_dv, Arguments(NPCALC_NAMES), true);
+  return {to[0], to[1], to[2], to[3], to[4], to[5], to[6]};
+}
+
+// Gradient of pair_messages_backward, whose results are weighted by the first four arguments, by by_ds, by_dv, d,
+// phi, v, bias, even and odd.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_messages_second_backward(
+    const Tensor& along_edges, const Tensor& along_d, const Tensor& along_phi, const Tensor& along_v,
+    const Tensor& by_ds, const Tensor& by_dv, NPCALC_PARAMETERS) {
+  const Arguments given(NPCALC_NAMES);
+  const Tensor c[4] = {along_edges.contiguous(), along_d.contiguous(), along_phi.contiguous(), along_v.contiguous()};
+  const Tensor s = by_ds.contiguous(), x = by_dv.contiguous();
+  Tensor to[8] = {at::zeros_like(s), at::zeros_like(x), at::zeros_like(given.d), at::zeros_like(given.phi), at::zeros_like(given.v),
+                  at::zeros_like(given.bias), at::zeros_like(given.even), at::zeros_like(given.odd)};
+  given.in_precision([&](auto zero) {
+    using T = decltype(zero);
+    const npcalc::Direction<T> along{c[0].const_data_ptr<T>(), c[1].const_data_ptr<T>(), c[2].const_data_ptr<T>(),
+                                     c[3].const_data_ptr<T>()};
+    const npcalc::SecondGradient<T> gradient{to[0].data_ptr<T>(), to[1].data_ptr<T>(), to[2].data_ptr<T>(),
+                                             to[3].data_ptr<T>(), to[4].data_ptr<T>()};
+    const npcalc::Weights<T> weights{to[5].data_ptr<T>(), to[6].data_ptr<T>(), to[7].data_ptr<T>()};
+    npcalc::messages_second(given.problem<T>(), along, s.const_data_ptr<T>(), x.const_data_ptr<T>(), gradient, weights,
+                            at::get_num_threads());
+  });
+  return {to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7]};
+}
+
+Tensor reverse_edges(const Tensor& edges, const Tensor& center, const Tensor& neighbor, double cutoff) {
   const Tensor r = edges.contiguous(), i = center.contiguous(), j = neighbor.contiguous();
   Tensor reverse = at::empty({r.size(0)}, i.options());
+  const auto find = [&](auto zero) {
+    using T = decltype(zero);
+    npcalc::reverse_edges(r.const_data_ptr<T>(), i.const_data_ptr<int64_t>(), j.const_data_ptr<int64_t>(), r.size(0),
+                          T(cutoff), reverse.data_ptr<int64_t>());
+  };
   if (r.scalar_type() == at::kFloat)
-    npcalc::reverse_edges(r.const_data_ptr<float>(), i.const_data_ptr<int64_t>(), j.const_data_ptr<int64_t>(),
-                          r.size(0), reverse.data_ptr<int64_t>());
+    find(float(0));
   else
-    npcalc::reverse_edges(r.const_data_ptr<double>(), i.const_data_ptr<int64_t>(), j.const_data_ptr<int64_t>(),
-                          r.size(0), reverse.data_ptr<int64_t>());
+    find(double(0));
   return reverse;
+}
+
+template <typename F>
+auto find_operator(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
+}
+
+// Derivatives. An undefined gradient says that there is none.
+
+struct Messages : torch::autograd::Function<Messages> {
+  static variable_list forward(AutogradContext* context, NPCALC_PARAMETERS) {
+    static const auto operation = find_operator<decltype(pair_messages)>("npcalc::pair_messages");
+    at::AutoDispatchBelowADInplaceOrView guard;
+    Stored::save(context, {}, NPCALC_NAMES);
+    const auto [ds, dv] = operation.call(NPCALC_NAMES);
+    return {ds, dv};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& by) {
+    static const auto plain = find_operator<decltype(pair_messages_backward)>("npcalc::pair_messages_backward");
+    static const auto whole =
+        find_operator<decltype(pair_messages_weight_backward)>("npcalc::pair_messages_weight_backward");
+    const Stored given(context);
+    variable_list found(Stored::N + 5);
+    if (context->needs_input_grad(7) || context->needs_input_grad(8) || context->needs_input_grad(9))
+      std::tie(found[0], found[1], found[2], found[3], found[7], found[8], found[9]) = given.call(whole, by[0], by[1]);
+    else
+      std::tie(found[0], found[1], found[2], found[3]) = given.call(plain, by[0], by[1]);
+    return found;
+  }
+};
+
+struct MessagesBackward : torch::autograd::Function<MessagesBackward> {
+  static variable_list forward(AutogradContext* context, const Tensor& by_ds, const Tensor& by_dv, NPCALC_PARAMETERS) {
+    static const auto operation = find_operator<decltype(pair_messages_backward)>("npcalc::pair_messages_backward");
+    at::AutoDispatchBelowADInplaceOrView guard;
+    Stored::save(context, {by_ds, by_dv}, NPCALC_NAMES);
+    const auto [r, d_, phi_, v_] = operation.call(by_ds, by_dv, NPCALC_NAMES);
+    return {r, d_, phi_, v_};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& along) {
+    static const auto operation =
+        find_operator<decltype(pair_messages_second_backward)>("npcalc::pair_messages_second_backward");
+    TORCH_CHECK(!context->needs_input_grad(2),
+                "pair_messages has no second derivatives by edges: use the network without operators");
+    const Stored given(context);
+    variable_list found(2 + Stored::N + 5);
+    std::tie(found[0], found[1], found[3], found[4], found[5], found[9], found[10], found[11]) =
+        given.call(operation, along[0], along[1], along[2], along[3], given.t[0], given.t[1]);
+    return found;
+  }
+};
+
+std::tuple<Tensor, Tensor> differentiable_messages(NPCALC_PARAMETERS) {
+  const variable_list found = Messages::apply(NPCALC_NAMES);
+  return {found[0], found[1]};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> differentiable_backward(const Tensor& by_ds, const Tensor& by_dv,
+                                                                   NPCALC_PARAMETERS) {
+  const variable_list found = MessagesBackward::apply(by_ds, by_dv, NPCALC_NAMES);
+  return {found[0], found[1], found[2], found[3]};
 }
 
 }  // namespace
@@ -120,14 +264,26 @@ TORCH_LIBRARY(npcalc, library) {
   const std::string shared =
       "Tensor edges, Tensor d, Tensor phi, Tensor v, Tensor center, Tensor neighbor, Tensor reverse, Tensor bias, "
       "Tensor even, Tensor odd, Tensor even_back, Tensor odd_back, float cutoff, float softening, int n_basis, "
-      "int power, bool still)";
-  library.def(("pair_messages(" + shared + " -> (Tensor, Tensor)").c_str());
-  library.def(("pair_messages_backward(Tensor by_ds, Tensor by_dv, " + shared + " -> (Tensor, Tensor, Tensor, Tensor)").c_str());
-  library.def("reverse_edges(Tensor edges, Tensor center, Tensor neighbor) -> Tensor");
+      "int power, bool still) -> (";
+  const std::string by = "Tensor by_ds, Tensor by_dv, ", four = "Tensor, Tensor, Tensor, Tensor";
+  library.def(("pair_messages(" + shared + "Tensor, Tensor)").c_str());
+  library.def(("pair_messages_backward(" + by + shared + four + ")").c_str());
+  library.def(("pair_messages_weight_backward(" + by + shared + four + ", Tensor, Tensor, Tensor)").c_str());
+  library.def(("pair_messages_second_backward(Tensor along_edges, Tensor along_d, Tensor along_phi, Tensor along_v, " +
+               by + shared + four + ", " + four + ")")
+                  .c_str());
+  library.def("reverse_edges(Tensor edges, Tensor center, Tensor neighbor, float cutoff) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(npcalc, CPU, library) {
   library.impl("pair_messages", pair_messages);
   library.impl("pair_messages_backward", pair_messages_backward);
+  library.impl("pair_messages_weight_backward", pair_messages_weight_backward);
+  library.impl("pair_messages_second_backward", pair_messages_second_backward);
   library.impl("reverse_edges", reverse_edges);
+}
+
+TORCH_LIBRARY_IMPL(npcalc, Autograd, library) {
+  library.impl("pair_messages", differentiable_messages);
+  library.impl("pair_messages_backward", differentiable_backward);
 }

@@ -8,7 +8,8 @@
 //
 // and the two edges of a pair share their geometry, radial functions and matrix products. Blocks of LANES
 // pairs go through geometry, product and messages while they are in the caches; nothing of the size of
-// (edges, channels) is ever stored, and the gradient makes the filters again.
+// (edges, channels) is ever stored, and the gradient makes the filters again. The gradient of that gradient,
+// which training needs, is in second.h.
 #pragma once
 
 #include "common.h"
@@ -34,6 +35,12 @@ struct Problem {
   int n_distances() const { return points == 0 ? 1 : still ? 2 : 1 + 3 * points; }
   int n_directions() const { return points == 0 ? 1 : 2; }
   int columns() const { return (2 + n_directions()) * channels; }
+};
+
+// Bias and packed weights of the filters, or where derivatives by them go; null where nobody asks.
+template <typename T>
+struct Weights {
+  T *bias, *even, *odd;
 };
 
 // Sine and cosine of LANES angles: series of a quarter of the angle, doubled twice.
@@ -76,12 +83,10 @@ std::vector<int64_t> pairs_within(const Problem<T>& g) {
 // Geometry, radial functions and filters of LANES pairs.
 template <typename T>
 class Block {
-  Memory<T>& memory;
-
  public:
   Block(const Problem<T>& problem, bool gradient)
-      : memory(Memory<T>::of_thread()), g(problem), K(problem.still ? 0 : problem.points), nb(problem.basis),
-        nd(problem.n_distances()), wide(padded(problem.columns())), with_gradient(gradient) {
+      : g(problem), K(problem.still ? 0 : problem.points), nb(problem.basis), nd(problem.n_distances()),
+        wide(padded(problem.columns())), with_gradient(gradient), memory(Memory<T>::of_thread()) {
     const int fe = g.n_even() * nb, fo = g.n_odd() * nb;
     vectors = memory.take(3 * nd * LANES);
     distances = memory.take(nd * LANES);
@@ -98,6 +103,8 @@ class Block {
     slopes = memory.take(nd * nb * LANES);
     by_even = memory.take(LANES * wide);
     by_odd = memory.take(LANES * wide);
+    std::fill(by_even, by_even + LANES * wide, T(0));  // also where columns are filled up
+    std::fill(by_odd, by_odd + LANES * wide, T(0));
     by_function = memory.take(std::max(padded(fe), padded(fo)) * LANES);
     columns_even = memory.take(fe * LANES);
     columns_odd = memory.take(fo * LANES);
@@ -121,7 +128,7 @@ class Block {
     place();
     for (int q = 0; q < nd; ++q) expand(q);
     cut_off();
-    arrange();
+    arrange(functions, even, odd);
     product<T>(even, 1, LANES, g.even, g.n_even() * nb, g.columns(), g.bias, n, filter_even);
     if (g.n_odd() > 0)
       product<T>(odd, 1, LANES, g.odd, g.n_odd() * nb, g.columns(), nullptr, n, filter_odd);
@@ -129,13 +136,7 @@ class Block {
 
   // Takes derivatives by filters, envelope and directions to edges and displacements.
   void backward(T* by_edges, T* by_d) {
-    const int depth = g.columns(), fe = g.n_even() * nb, fo = g.n_odd() * nb;
-    product<T>(by_even, wide, 1, g.even_back, depth, fe, nullptr, count, by_function);
-    transpose(by_function, padded(fe), fe, columns_even);
-    if (fo > 0) {
-      product<T>(by_odd, wide, 1, g.odd_back, depth, fo, nullptr, count, by_function);
-      transpose(by_function, padded(fo), fo, columns_odd);
-    }
+    to_functions(by_even, by_odd, columns_even, columns_odd);
     T total[3][LANES];
     nuclear(total);
     if (g.points > 0) mean_electronic(total, by_d);
@@ -174,6 +175,16 @@ class Block {
       }
   }
 
+  // Takes derivatives by filters to the packed weights and, if wanted, the bias.
+  void to_weights(const T* e, const T* o, const T* by_e, const T* by_o, const Weights<T>& to, bool with_bias) const {
+    add_outer(e, g.n_even() * nb, by_e, wide, count, to.even);
+    if (g.n_odd() > 0) add_outer(o, g.n_odd() * nb, by_o, wide, count, to.odd);
+    if (!with_bias) return;
+    for (int l = 0; l < count; ++l)
+      for (int c = 0; c < wide; ++c) to.bias[c] += by_e[l * wide + c];
+  }
+  void to_weights(const Weights<T>& to) const { to_weights(even, odd, by_even, by_odd, to, true); }
+
   const Problem<T>& g;
   const int K, nb, nd, wide;
   const bool with_gradient;
@@ -187,8 +198,18 @@ class Block {
   T *filter_even, *filter_odd;                    // (LANES, wide)
   T *by_even, *by_odd;                            // derivatives by them
 
- private:
+ protected:
   T* vector(int q) { return vectors + 3 * q * LANES; }
+
+  // Takes derivatives by filters to the radial functions, arrays (functions, LANES).
+  void to_functions(const T* by_e, const T* by_o, T* to_even, T* to_odd) {
+    const int depth = g.columns(), fe = g.n_even() * nb, fo = g.n_odd() * nb;
+    product<T>(by_e, wide, 1, g.even_back, depth, fe, nullptr, count, by_function);
+    transpose(by_function, padded(fe), fe, to_even);
+    if (fo == 0) return;
+    product<T>(by_o, wide, 1, g.odd_back, depth, fo, nullptr, count, by_function);
+    transpose(by_function, padded(fo), fo, to_odd);
+  }
 
   // Vectors of all distances: nuclei, then ne, en and ee of each electron point; their lengths; directions.
   void place() {
@@ -268,9 +289,8 @@ class Block {
   }
 
   // Radial functions in the order of the packed weights: even are nn, ee, ne + en; odd are ne - en.
-  void arrange() {
+  void arrange(const T* f, T* even, T* odd) const {
     const int size = nb * LANES;
-    const T* f = functions;
     std::memcpy(even, f, size * sizeof(T));
     if (K == 0) {
       if (g.points > 0) std::memcpy(even + size, f + size, size * sizeof(T));
@@ -338,6 +358,7 @@ class Block {
         }
   }
 
+  Memory<T>& memory;
   T first_sine[LANES], first_cosine[LANES];
   T *vectors, *distances, *inverses, *functions, *slopes, *even, *odd, *d_i, *d_j;
   T *by_function, *columns_even, *columns_odd;
@@ -429,12 +450,12 @@ void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, const Grad
   }
 }
 
-// Calls work(block, thread) for all blocks of pairs, filled.
-template <typename T, typename F>
-void over_pairs(const Problem<T>& g, const std::vector<int64_t>& pairs, bool gradient, int threads, const F& work) {
+// Calls work(block, thread) for all blocks of pairs, filled; each thread makes a block.
+template <typename T, typename B, typename M, typename F>
+void over_pairs(const Problem<T>& g, const std::vector<int64_t>& pairs, int threads, const M& make, const F& work) {
   const int64_t n = pairs.size();
   in_parallel(threads, n_blocks(n), [&](int thread, int64_t first, int64_t last) {
-    Block<T> block(g, gradient);
+    B block = make();
     for (int64_t x = first * LANES; x < std::min(n, last * LANES); x += LANES) {
       block.fill(pairs.data() + x, int(std::min<int64_t>(LANES, n - x)));
       work(block, thread);
@@ -449,34 +470,59 @@ void messages(const Problem<T>& g, T* ds, T* dv, int threads) {
   threads = useful_threads(threads, pairs.size());
   Shares<T> s(ds, g.n_atoms * g.channels, threads), v(dv, g.n_atoms * 3 * g.channels, threads);
   const auto add = g.points > 0 ? add_messages<T, 2> : add_messages<T, 1>;
-  over_pairs(g, pairs, false, threads, [&](Block<T>& block, int t) {
+  over_pairs<T, Block<T>>(g, pairs, threads, [&] { return Block<T>(g, false); }, [&](Block<T>& block, int t) {
     for (int l = 0; l < block.count; ++l) add(block, l, s.of(t), v.of(t));
   });
   s.add_up();
   v.add_up();
 }
 
-// Gradient of the messages; the arrays of `to` are zero.
+// Copies of the arrays of `Weights` for each thread.
 template <typename T>
-void messages_backward(const Problem<T>& g, const T* by_ds, const T* by_dv, const Gradient<T>& to, int threads) {
+class WeightShares {
+ public:
+  WeightShares(const Problem<T>& g, const Weights<T>& to, int threads)
+      : wide(to.even ? padded(g.columns()) : 0), bias(to.bias, wide, threads),
+        even(to.even, int64_t(g.n_even()) * g.basis * wide, threads),
+        odd(to.odd, int64_t(g.n_odd()) * g.basis * wide, threads) {}
+  Weights<T> of(int thread) { return {bias.of(thread), even.of(thread), odd.of(thread)}; }
+  void add_up() {
+    bias.add_up();
+    even.add_up();
+    odd.add_up();
+  }
+
+ private:
+  int wide;
+  Shares<T> bias, even, odd;
+};
+
+// Gradient of the messages; the arrays of `to` and `weights` are zero.
+template <typename T>
+void messages_backward(const Problem<T>& g, const T* by_ds, const T* by_dv, const Gradient<T>& to,
+                       const Weights<T>& weights, int threads) {
   const std::vector<int64_t> pairs = pairs_within(g);
   threads = useful_threads(threads, pairs.size());
   Shares<T> phi(to.phi, g.n_atoms * g.columns(), threads), v(to.v, g.n_atoms * 3 * g.channels, threads);
   Shares<T> d(to.d, g.n_atoms * g.points * 3, threads);
+  WeightShares<T> w(g, weights, threads);
   const auto add = g.points > 0 ? add_gradient<T, 2> : add_gradient<T, 1>;
-  over_pairs(g, pairs, true, threads, [&](Block<T>& block, int t) {
+  over_pairs<T, Block<T>>(g, pairs, threads, [&] { return Block<T>(g, true); }, [&](Block<T>& block, int t) {
     const Gradient<T> mine{to.edges, d.of(t), phi.of(t), v.of(t)};
     for (int l = 0; l < block.count; ++l) add(block, l, by_ds, by_dv, mine);
     block.backward(mine.edges, mine.d);
+    if (weights.even) block.to_weights(w.of(t));
   });
   phi.add_up();
   v.add_up();
   d.add_up();
+  w.add_up();
 }
 
-// For each edge the one that goes back, with exactly the opposite vector; -1 where there is none.
+// For each edge the one that goes back, with exactly the opposite vector; -1 where there is none, and beyond the cutoff.
 template <typename T>
-void reverse_edges(const T* edges, const int64_t* center, const int64_t* neighbor, int64_t n_edges, int64_t* reverse) {
+void reverse_edges(const T* edges, const int64_t* center, const int64_t* neighbor, int64_t n_edges, T cutoff,
+                   int64_t* reverse) {
   int64_t n_atoms = 0;
   for (int64_t e = 0; e < n_edges; ++e) n_atoms = std::max({n_atoms, center[e] + 1, neighbor[e] + 1});
   std::vector<int64_t> start(n_atoms + 1, 0), order(n_edges);
@@ -486,8 +532,8 @@ void reverse_edges(const T* edges, const int64_t* center, const int64_t* neighbo
   for (int64_t e = 0; e < n_edges; ++e) order[next[center[e]]++] = e;
   std::fill(reverse, reverse + n_edges, int64_t(-1));
   for (int64_t e = 0; e < n_edges; ++e) {
-    if (reverse[e] >= 0) continue;
     const T* r = edges + 3 * e;
+    if (reverse[e] >= 0 || r[0] * r[0] + r[1] * r[1] + r[2] * r[2] >= cutoff * cutoff) continue;
     for (int64_t x = start[neighbor[e]]; x < start[neighbor[e] + 1]; ++x) {
       const int64_t other = order[x];
       const T* back = edges + 3 * other;

@@ -1,5 +1,7 @@
 """PaiNN layers whose messages are the operator of ``messages.cpp``."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +9,7 @@ from ..model import PolarizedModel
 from ..nn.hosts.painn import PaiNNLayer
 from ..nn.points import PairedGeometry, SinglePoint
 from ..nn.radial import BesselBasis, PolynomialEnvelope
-from .library import PairMessages
+from . import library
 
 PANEL = 32
 """Columns of a panel of packed weights, as in ``common.h``."""
@@ -21,42 +23,54 @@ def pack(matrix: Tensor) -> Tensor:
 
 
 class FusedPaiNNLayer(nn.Module):
-    """The same function as a `PaiNNLayer` on the geometry of its coupling, for energies and forces alone.
+    """The same function as a `PaiNNLayer` on the geometry of its coupling, on the CPU.
+
+    It has no second derivatives by the edges.
 
     Args:
         layer: The layer; it stays what it is.
         coupling: Its coupling, for which `can_fuse` holds.
         still: Whether all displacements are zero: before the first movement, or of static points.
+        constant: Whether the weights of the layer will stay what they are: they are packed once.
     """
 
     def __init__(
-        self, layer: PaiNNLayer, coupling: PairedGeometry | SinglePoint, still: bool
+        self,
+        layer: PaiNNLayer,
+        coupling: PairedGeometry | SinglePoint,
+        still: bool,
+        constant: bool,
     ) -> None:
         super().__init__()
         self.layer = layer
-        basis, envelope = layer.basis, coupling.envelope
-        assert isinstance(basis, BesselBasis)
+        envelope = coupling.envelope
         self.cutoff = envelope.cutoff
         self.power = int(envelope.power) if isinstance(envelope, PolynomialEnvelope) else 0
         self.softening = coupling.softening2**0.5
+        self.n_points = coupling.n_points
         self.n_basis = layer.n_basis
         self.still = still
-        with torch.no_grad():
-            weight = layer.filter.weight.double()
-            if isinstance(layer.first, nn.Linear):
-                weight = weight @ layer.first.weight.double()
-            weight = weight * basis.norm
-            even, odd = self._parts(weight, coupling.n_points)
-            dtype = layer.filter.weight.dtype
-            bias = nn.functional.pad(layer.filter.bias, (0, -len(weight) % PANEL))
-            self._keep("bias", bias.clone())
-            self._keep("even", pack(even).to(dtype))
-            self._keep("odd", pack(odd).to(dtype))
-            self._keep("even_back", pack(even.T).to(dtype))
-            self._keep("odd_back", pack(odd.T).to(dtype))
+        self.packed: tuple[Tensor, ...] | None = None
+        if constant:
+            with torch.no_grad():
+                dtype = layer.filter.weight.dtype
+                self.packed = tuple(t.to(dtype) for t in self.pack(torch.float64))
 
-    def _keep(self, name: str, tensor: Tensor) -> None:
-        self.register_buffer(name, tensor, persistent=False)
+    def pack(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Bias, and panels of the even and odd weights and their transposes.
+
+        Args:
+            dtype: Precision to calculate in.
+        """
+        layer, basis = self.layer, self.layer.basis
+        assert isinstance(basis, BesselBasis)
+        weight = layer.filter.weight.to(dtype)
+        if isinstance(layer.first, nn.Linear):
+            weight = weight @ layer.first.weight.to(dtype)
+        weight = weight * basis.norm
+        bias = nn.functional.pad(layer.filter.bias, (0, -len(weight) % PANEL))
+        even, odd = self._parts(weight, self.n_points)
+        return bias, pack(even), pack(odd), pack(even.T), pack(odd.T)
 
     def _parts(self, weight: Tensor, n_points: int) -> tuple[Tensor, Tensor]:
         """Weights (functions, parts c), even and odd under exchange of center and neighbor.
@@ -90,10 +104,10 @@ class FusedPaiNNLayer(nn.Module):
         """
         layer = self.layer
         s, v = layer.scalars(x), layer.vectors(x)
-        reverse = torch.ops.npcalc.reverse_edges(edges, center, neighbor)
-        ds, dv = PairMessages.apply(
-            edges, d, layer.phi(s), v, center, neighbor, reverse,
-            self.bias, self.even, self.odd, self.even_back, self.odd_back,
+        reverse = torch.ops.npcalc.reverse_edges(edges, center, neighbor, self.cutoff)
+        packed = self.packed or self.pack(x.dtype)
+        ds, dv = torch.ops.npcalc.pair_messages(
+            edges, d, layer.phi(s), v, center, neighbor, reverse, *packed,
             self.cutoff, self.softening, self.n_basis, self.power, self.still,
         )  # fmt: skip
         return layer.update_block(s + ds, v + dv)
@@ -112,18 +126,43 @@ def can_fuse(model: PolarizedModel) -> bool:
     )
 
 
-def fuse(model: PolarizedModel) -> None:
-    """Makes the messages of a model the operator's, from its weights as they are now.
+def operators_serve(model: PolarizedModel) -> bool:
+    """Whether the operators can do the messages of a model here; loads them, builds them if need be.
+
+    Warns where a compiler is there and cannot build them.
 
     Args:
-        model: Model in evaluation mode.
+        model: The model.
+    """
+    if model.isolated_energy.device.type != "cpu" or not can_fuse(model):
+        return False
+    try:
+        library.load_operators()
+    except (RuntimeError, OSError) as error:
+        if library.find_compiler() is not None:
+            lines = str(error).strip().splitlines()
+            warnings.warn(
+                f"the operators of npcalc could not be built ({lines[0]}): compiling without them, "
+                f"which makes slower code",
+                stacklevel=3,
+            )
+        return False
+    return True
+
+
+def fuse(model: PolarizedModel, constant: bool = True) -> None:
+    """Makes the messages of a model the operator's.
+
+    Args:
+        model: The model.
+        constant: Whether its weights will stay what they are now, as they do outside training.
 
     Raises:
         ValueError: `can_fuse` does not hold.
     """
     if not can_fuse(model):
         raise ValueError("the model has no layers that the operators can do; see can_fuse")
-    layers = zip(model.host.layers, model.still, strict=True)
-    model.fused = nn.ModuleList(
-        [FusedPaiNNLayer(layer, model.coupling, still) for layer, still in layers]  # type: ignore[arg-type]
-    )
+    model.fused = [
+        FusedPaiNNLayer(layer, model.coupling, still, constant)  # type: ignore[arg-type]
+        for layer, still in zip(model.host.layers, model.still, strict=True)
+    ]

@@ -117,37 +117,13 @@ def export_program(module: PotentialModule) -> torch.export.ExportedProgram:
         return torch.export.export(graph, inputs, dynamic_shapes=sizes, strict=False)
 
 
-def operators_serve(module: PotentialModule) -> bool:
-    """Whether our own operators do the edges of a potential here; loads them, builds them if need be.
-
-    Warns where a compiler is there and cannot build them.
-
-    Args:
-        module: Potential in evaluation mode.
-    """
-    if module.reference.device.type != "cpu" or not ops.can_fuse(module.edge_potential.model):
-        return False
-    try:
-        ops.load_operators()
-    except (RuntimeError, OSError) as error:
-        if compiler_available():
-            lines = str(error).strip().splitlines()
-            warnings.warn(
-                f"the operators of npcalc could not be built ({lines[0]}): compiling without them, "
-                f"which makes slower code",
-                stacklevel=3,
-            )
-        return False
-    return True
-
-
 def with_operators(module: PotentialModule) -> PotentialModule:
     """A copy of a potential that uses our own operators, or itself where they do not serve it.
 
     Args:
         module: Potential in evaluation mode.
     """
-    if not operators_serve(module):
+    if not ops.operators_serve(module.edge_potential.model):
         return module
     fused = copy.deepcopy(module)
     ops.fuse(fused.edge_potential.model)
@@ -198,7 +174,7 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
         The package; None, with a warning, where it cannot be compiled.
     """
     device = module.reference.device
-    fused = operators_serve(module)
+    fused = ops.operators_serve(module.edge_potential.model)
     path = package_path(sha256, dtype, device, fused, foreign_source(module))
     limit = EDGES_AT_ONCE_FUSED if fused else EDGES_AT_ONCE
     if path.exists():

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .. import ops
 from ..nn.scatter import sum_edges
 from ..potential.compiled import compile_graph, trace
 from ..potential.derivatives import AtomicOutput, EdgePotential
@@ -90,14 +91,19 @@ class LossModule(nn.Module):
     The gradient of the energy is part of the traced graph, so a training step differentiates a
     plain forward graph once. One graph serves each size of batch.
 
+    All weights are one vector, which the potential's parameters are views of: an optimizer, a clip
+    of the gradient and an average then cost one call and not one for each of them.
+
     Args:
-        potential: The potential, in training mode.
+        potential: The potential, on its device; put in training mode.
         config: Weights and form of the terms.
         compiled: Whether to trace and compile.
         properties: What is known of the molecular properties, if there are any.
 
     Attributes:
         targets: The terms, in the order of the statistics.
+        weights: All weights, shape (n_weights,).
+        shapes: Shape of each parameter by name, in their order in ``weights``.
     """
 
     def __init__(
@@ -111,6 +117,8 @@ class LossModule(nn.Module):
         self.potential = potential.train()
         self.config = config
         self.compiled = compiled
+        if compiled and ops.operators_serve(potential.model):
+            ops.fuse(potential.model, constant=False)
         self.targets = targets_of(config, properties)
         # A run without energies and forces needs no gradient and reports neither.
         self.differentiate = config.energy > 0.0 or config.forces > 0.0
@@ -124,15 +132,27 @@ class LossModule(nn.Module):
             sections = properties.config.properties.values()
             norm = torch.tensor([p.readout == "dipole_norm" for p in sections], dtype=torch.bool)
         self.register_buffer("norm", norm, persistent=False)
-        self.names = [name for name, _ in potential.named_parameters()]
+        self.shapes = {name: p.shape for name, p in potential.named_parameters()}
+        flat = torch.cat([p.detach().flatten() for p in potential.parameters()])
+        self.weights = nn.Parameter(flat)
+        for parameter, piece in zip(
+            potential.parameters(), self.pieces(flat).values(), strict=True
+        ):
+            parameter.requires_grad_(False).data = piece
         self._graphs: dict[tuple[int, int], Callable[..., tuple[Tensor, Tensor]]] = {}
+
+    def pieces(self, weights: Tensor) -> dict[str, Tensor]:
+        """A vector like ``weights`` as views in the shapes of the parameters, by name."""
+        parts = weights.split([shape.numel() for shape in self.shapes.values()])
+        named = zip(self.shapes.items(), parts, strict=True)
+        return {name: part.view(shape) for (name, shape), part in named}
 
     def forward(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of the current weights and the statistics of `Errors.from_sums`."""
-        return self.evaluate(list(self.potential.parameters()), Batch(*batch))
+        return self.evaluate(self.weights, Batch(*batch))
 
-    def evaluate(self, weights: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same with other weights, for example averaged ones, in the order of parameters."""
+    def evaluate(self, weights: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same with other weights, for example averaged ones, a vector like ``weights``."""
         if not self.compiled:
             return self._eager(weights, *batch)
         sizes = (batch.species.shape[0], batch.center.shape[0])
@@ -141,9 +161,9 @@ class LossModule(nn.Module):
             self._graphs[sizes] = compile_graph(graph, (weights, *batch))
         return self._graphs[sizes](weights, *batch)
 
-    def _eager(self, weights: list[Tensor], *fields: Tensor) -> tuple[Tensor, Tensor]:
+    def _eager(self, weights: Tensor, *fields: Tensor) -> tuple[Tensor, Tensor]:
         batch = Batch(*fields)
-        named: dict[str, Any] = dict(zip(self.names, weights, strict=True))
+        named = self.pieces(weights)
         arguments = (batch.edges, batch.species, batch.center, batch.neighbor, self.differentiate)
         out = functional_call(self.potential, named, arguments)
         found = self._errors(out, batch)

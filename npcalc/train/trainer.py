@@ -11,7 +11,6 @@ import torch
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..conventions import FIELDS
@@ -29,6 +28,9 @@ from .log import TrainingLog
 from .loss import Errors, LossModule
 from .splits import load_splits
 from .targets import PropertyFit, fit_properties
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What the optimizer keeps of each weight."""
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - names the outcome
@@ -78,11 +80,11 @@ class Trainer:
         self.loss = LossModule(
             self.potential, config.loss, opt.compile == "auto", self.properties
         ).to(self.device)
-        self.weights: list[Tensor] = list(self.potential.parameters())
-        self.averages = [p.detach().clone() for p in self.weights]
-        self.best = [p.clone() for p in self.averages]
+        self.weights = self.loss.weights
+        self.averages = self.weights.detach().clone()
+        self.best = self.averages.clone()
         self.optimizer = torch.optim.AdamW(
-            self.weights, lr=opt.learning_rate, weight_decay=opt.weight_decay, fused=True
+            [self.weights], lr=opt.learning_rate, weight_decay=opt.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate)
         self.state: dict[str, Any] = {
@@ -210,14 +212,15 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that a continued run needs, by name."""
-        tensors = {}
-        for i, name in enumerate(self.loss.names):
-            tensors[f"weight.{name}"] = self.weights[i]
-            tensors[f"average.{name}"] = self.averages[i]
-            tensors[f"best.{name}"] = self.best[i]
-            for key, value in self.optimizer.state.get(self.weights[i], {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        return tensors
+        vectors = {"weight": self.weights, "average": self.averages, "best": self.best}
+        state = self.optimizer.state.get(self.weights, {})
+        vectors |= {f"optimizer.{k}": state[k] for k in MOMENTS if k in state}
+        tensors = {
+            f"{kind}.{name}": piece
+            for kind, vector in vectors.items()
+            for name, piece in self.loss.pieces(vector).items()
+        }
+        return tensors | ({"optimizer.step": state["step"]} if state else {})
 
     def save(self) -> None:
         """Writes the checkpoint."""
@@ -235,15 +238,17 @@ class Trainer:
                 )
         self.state |= state
         with torch.no_grad():
-            for i, name in enumerate(self.loss.names):
-                self.weights[i].copy_(tensors[f"weight.{name}"])
-                self.averages[i].copy_(tensors[f"average.{name}"])
-                self.best[i].copy_(tensors[f"best.{name}"])
-                self.optimizer.state[self.weights[i]] = {
-                    key: tensors[f"optimizer.{key}.{name}"].to(self.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                    if f"optimizer.{key}.{name}" in tensors
-                }
+            self._restore(self.weights, "weight", tensors)
+            self._restore(self.averages, "average", tensors)
+            self._restore(self.best, "best", tensors)
+            # Older checkpoints have a step for each parameter, and no moments of those without use.
+            steps = [v for k, v in tensors.items() if k.startswith("optimizer.step")]
+            if steps:
+                moments = {key: torch.zeros_like(self.averages) for key in MOMENTS}
+                for key, vector in moments.items():
+                    self._restore(vector, f"optimizer.{key}", tensors)
+                step = steps[0].to(self.device)
+                self.optimizer.state[self.weights] = {"step": step, **moments}
         self.schedule.last_epoch = self.state["step"]
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.training.learning_rate * self._learning_rate(
@@ -251,6 +256,13 @@ class Trainer:
             )
         if self.processes.first:
             self.log.cut(self.state["epoch"])
+
+    def _restore(self, vector: Tensor, kind: str, tensors: dict[str, Tensor]) -> None:
+        """Fills a vector like the weights with what a checkpoint has of a kind."""
+        for name, piece in self.loss.pieces(vector).items():
+            key = f"{kind}.{name}"
+            if key in tensors or not kind.startswith("optimizer"):
+                piece.copy_(tensors[key])
 
     @flush_denormals()
     def run(self, progress: bool = True) -> None:
@@ -315,16 +327,16 @@ class Trainer:
             step = self.state["step"]
             decay = min(opt.ema, (1.0 + step) / (10.0 + step))
             with torch.no_grad():
-                get_ema_multi_avg_fn(decay)(self.averages, [p.detach() for p in self.weights], step)
+                self.averages.lerp_(self.weights, 1.0 - decay)
             total += float(loss.detach())
         return total / self.steps_per_epoch
 
-    def errors(self, split: str, weights: list[Tensor] | None = None) -> Errors:
+    def errors(self, split: str, weights: Tensor | None = None) -> Errors:
         """Errors on a split.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
-            weights: Weights to use, the best averaged ones by default.
+            weights: Weights to use, a vector; the best averaged ones by default.
 
         Returns:
             The errors.
@@ -332,7 +344,7 @@ class Trainer:
         sums = self._statistics(split, self.best if weights is None else weights)
         return Errors.from_sums([t.name for t in self.loss.targets], sums)
 
-    def _statistics(self, split: str, weights: list[Tensor]) -> Tensor:
+    def _statistics(self, split: str, weights: Tensor) -> Tensor:
         """Statistics of `Errors.from_sums` on a split."""
         total = torch.zeros(len(self.loss.targets), 4, dtype=torch.float64, device=self.device)
         with torch.no_grad() if self.loss.compiled else torch.enable_grad():
@@ -371,7 +383,7 @@ class Trainer:
         if score < self.state["best"]:
             self.state["best"] = score
             self.state["best_epoch"] = self.state["epoch"]
-            self.best = [p.clone() for p in self.averages]
+            self.best = self.averages.clone()
         if self.processes.first:
             lr = self.schedule.get_last_lr()[0]
             row = [self.state["epoch"], self.state["step"], f"{lr:.3e}", f"{train_loss:.6e}"]
@@ -406,10 +418,8 @@ class Trainer:
     def best_model(self) -> PolarizedModel:
         """A model with the best averaged weights, in evaluation mode on the CPU."""
         model = PolarizedModel(self.model_config)
-        names = [name.removeprefix("model.") for name in self.loss.names]
-        model.load_state_dict(
-            dict(zip(names, (b.cpu() for b in self.best), strict=True)), strict=False
-        )
+        best = self.loss.pieces(self.best.cpu())
+        model.load_state_dict({k.removeprefix("model."): v for k, v in best.items()}, strict=False)
         return model.eval()
 
     def write_summary(self, errors: dict[str, Errors]) -> None:
