@@ -10,7 +10,7 @@ some 0.01 A, neighbor list included; npcalc gives the dipole too, the peers do n
 npcalc is its `painn`, 64 channels, 3 layers, paired geometry, moving points, 8 radial functions: ``ethanol-fast`` (four
 points, trained) and the same with one point and random weights. TorchANI is one network of the form of ANI-2x, random
 weights, no vectors. A start is from the imported package to the first forces, with machine code in the cache; evaluation
-is 1000 structures of ethanol at once, time of one. ``core`` measures a core: products of matrices and copies of memory.
+is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other. ``core`` measures a core: products of matrices and copies of memory.
 The limit beside a time is that of the products of the compiled code (filters of all pairs, forward, again and back) at
 the speed of that core. ``run`` writes `results/speed.json`, ``table`` the Markdown.
 """
@@ -52,9 +52,9 @@ def cases() -> list[str]:
             found += [f"{peer} peer {what} 1" for peer in PEERS]
     for what in ("ethanol", "water-192", "water-1536"):
         found += [f"four {way} {what} 2" for way in ("compiled", "script")]
-    found += [f"four {way} evaluate 1" for way in ("compiled", "script")]
+    found += [f"four {way} {w} 1" for w in ("evaluate", "singly") for way in ("compiled", "script")]
     found += ["four compiled start 1", "four script start 1"]
-    found += ["four compiled train 1", "schnetpack peer train 1"]
+    found += ["four compiled train 1", "one compiled train 1", "schnetpack peer train 1"]
     return [*found, "four compiled water-100k 1", "four script water-100k 1", "core core core 1"]
 
 
@@ -89,14 +89,24 @@ def run_case(case: str, folder: Path) -> None:
         core_case()
         return
     if what == "train":
-        train_case()
+        train_case(4 if points == "four" else 1)
         return
-    if what == "evaluate":
+    if what in ("evaluate", "singly"):
         from npcalc.data import DataSet
 
         data = DataSet.load(HERE.parent / "potentials" / "data" / "ethanol-test.h5")
         frames, potential = [data.atoms(k) for k in range(1000)], load_potential(name)
-        times = measure(lambda: evaluate(potential, frames, compile=compiled), warm=2)
+        calculator = NPCalculator(potential, compile=compiled)
+
+        def singly() -> None:
+            for atoms in frames:
+                atoms.calc = calculator
+                atoms.get_forces()
+                atoms.get_dipole_moment()
+                calculator.reset()
+
+        together = lambda: evaluate(potential, frames, compile=compiled)  # noqa: E731
+        times = measure(singly if what == "singly" else together, warm=2)
         report([t / len(frames) for t in times])
         return
     large = what == "water-100k"
@@ -145,8 +155,8 @@ def limit(points: int, edges: int, gflops: float) -> float:
     return 3 * 2 * functions * 256 * edges / 2 / gflops / 1e6
 
 
-def train_case() -> None:
-    """A compiled training step of ``ethanol-fast`` on ten structures."""
+def train_case(points: int) -> None:
+    """A compiled training step of the network of ``ethanol-fast`` on ten structures."""
     import tempfile
 
     import numpy as np
@@ -158,7 +168,8 @@ def train_case() -> None:
     config = load_config(HERE.parent / "potentials" / "ethanol-fast" / "train.yaml")
     training = config.training.model_copy(update={"batch_size": 10, "threads": 1})
     with tempfile.TemporaryDirectory() as output:
-        more = {"training": training, "output": Path(output)}
+        model = config.model.model_copy(update={"n_points": points})
+        more = {"training": training, "output": Path(output), "model": model}
         trainer = Trainer(config.model_copy(update=more))
         rng = np.random.default_rng(0)
 

@@ -1,6 +1,7 @@
 """GraphBuilder: from ASE atoms to a graph, with checks, doing again only what has changed."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from .potential import Potential
 from .potential.derivatives import edge_vectors
 
 Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 FEW_EDGES = 2000
@@ -58,14 +60,22 @@ class GraphBuilder:
     Args:
         potential: The potential.
         skin: Width in Angstrom by which the neighbor list reaches beyond the cutoff.
+        on_search: Is called after each search of neighbors with species, center and neighbor of the
+            edges and their lengths in Angstrom, as arrays.
     """
 
-    def __init__(self, potential: Potential, skin: float) -> None:
+    def __init__(
+        self,
+        potential: Potential,
+        skin: float,
+        on_search: Callable[[Integers, Integers, Integers, Array], object] | None = None,
+    ) -> None:
         card = potential.card
         self.name = card.name
         self.device = potential.device
         self.neighbors = VerletList(card.model.cutoff, skin)
         self._index = {e: k for k, e in enumerate(card.model.elements)}
+        self._on_search = on_search
         self._edges: _Edges | None = None
         self._system: _System | None = None
 
@@ -87,7 +97,7 @@ class GraphBuilder:
         cell, pbc = atoms.cell.array, atoms.pbc
         if not math.isfinite(positions.sum()):
             _check_positions(positions)
-        edges = self._known_edges(positions, cell, pbc)
+        edges = self._known_edges(system.species, positions, cell, pbc)
         graph = AtomGraph(
             positions=torch.from_numpy(positions.copy()).to(self.device),
             cell=system.cell,
@@ -127,13 +137,18 @@ class GraphBuilder:
         )
         return self._system
 
-    def _known_edges(self, positions: Array, cell: Array, pbc: NDArray[np.bool_]) -> _Edges:
+    def _known_edges(
+        self, species: torch.Tensor, positions: Array, cell: Array, pbc: NDArray[np.bool_]
+    ) -> _Edges:
         """Edges as tensors, made once for each search of the neighbor list."""
         found = self.neighbors(positions, cell, pbc)
         if self._edges is None or self._edges.source is not found:
             (center, neighbor), shifts = found[0], found[1].astype(float)
             vectors = positions[neighbor] - positions[center] + shifts @ cell
-            shortest = np.sqrt((vectors**2).sum(1).min(initial=np.inf))
+            distance = np.sqrt((vectors**2).sum(1))
+            shortest = distance.min(initial=np.inf)
+            if self._on_search is not None:
+                self._on_search(species.cpu().numpy(), center, neighbor, distance)
             # Until the next search two atoms approach each other by less than the skin.
             may_overlap = bool(shortest < SHORTEST_DISTANCE + self.neighbors.skin)
             index = torch.as_tensor(found[0], device=self.device)

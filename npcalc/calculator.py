@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from numpy.typing import NDArray
 
 from .builder import GraphBuilder
-from .domain import DomainWarning, unknown_composition, warn_of_composition
+from .domain import DomainWarning, NearestCheck, Unusual, unknown_composition, warn_of_composition
 from .graph import AtomGraph
 from .potential import Potential, load_potential
 from .results import check_extent, results_of
@@ -70,7 +70,10 @@ class NPCalculator(Calculator):
         self.implemented_properties = list(card.properties)
         self.compile = compile
         self.check_domain = check_domain
-        self.build = GraphBuilder(self.potential, skin)
+        self._unusual: Unusual | None = None
+        self._nearest = NearestCheck(card, card.model.cutoff + skin)
+        watch = check_domain and bool(card.nearest_range)
+        self.build = GraphBuilder(self.potential, skin, self._check_nearest if watch else None)
         self._warned: set[str] = set()
         self._species: torch.Tensor | None = None
         self._previous: Atoms | None = None  # what ASE forgets when something changes
@@ -152,6 +155,9 @@ class NPCalculator(Calculator):
         if self.check_domain and graph.species is not self._species:
             self._species = graph.species
             self._new_composition(atoms)
+        if self._unusual is not None:
+            self._warn_of_nearest(atoms, self._unusual)
+            self._unusual = None
         return graph
 
     def get_electron_displacements(self, atoms: Atoms | None = None) -> Array:
@@ -283,6 +289,17 @@ class NPCalculator(Calculator):
         if found is not None and f"composition {found}" not in self._warned:
             self._warned.add(f"composition {found}")
             warn_of_composition(card, found)
+
+    def _check_nearest(self, *edges: Any) -> None:
+        """Notes atoms whose nearest neighbors are at distances that were not trained."""
+        self._unusual = self._nearest(*edges)
+
+    def _warn_of_nearest(self, atoms: Atoms, found: Unusual) -> None:
+        if unknown_composition(self.potential.card, atoms) is None:  # which says more
+            self._warn(
+                f"nearest {atoms.get_chemical_formula()}",
+                f"atom {found.worst}: {found.text}: this structure is outside the training domain",
+            )
 
     def _check_displacements(self, displacements: Array) -> None:
         card = self.potential.card

@@ -81,6 +81,19 @@ def close_gaps(positions: Array, cell: Array, pbc: NDArray[np.bool_], cutoff: fl
     return positions
 
 
+FEW_ATOMS = 60
+"""Atoms up to which all pairs of a molecule are looked at, which is then faster than a search."""
+
+
+def _pairs_of_few(positions: Array, cutoff: float) -> tuple[Integers, Integers]:
+    """As `neighbor_list` without periodic directions."""
+    vectors = positions[None] - positions[:, None]
+    near = (vectors * vectors).sum(2) < cutoff**2
+    near.flat[:: len(positions) + 1] = False
+    edge_index = np.stack(np.nonzero(near))
+    return edge_index, np.zeros((edge_index.shape[1], 3), dtype=np.int64)
+
+
 def neighbor_list(
     positions: Array, cell: Array, pbc: NDArray[np.bool_], cutoff: float
 ) -> tuple[Integers, Integers]:
@@ -97,6 +110,8 @@ def neighbor_list(
     """
     if len(positions) == 0:
         return np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
+    if len(positions) <= FEW_ATOMS and not pbc.any():
+        return _pairs_of_few(positions, cutoff)
     positions = close_gaps(positions, cell, pbc, cutoff)
     box, origin = search_box(positions, cell, pbc, pad=cutoff)
     center, neighbor, shifts = neighbour_list(

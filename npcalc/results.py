@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +15,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from .builder import GraphBuilder
-from .domain import unknown_composition, warn_of_composition
+from .domain import DomainWarning, NearestCheck, unknown_composition, warn_of_composition
 from .graph import AtomGraph, collate
 from .potential import Potential, load_potential
-from .potential.derivatives import PER_SYSTEM
+from .potential.derivatives import PER_SYSTEM, edge_vectors
 
 Array = NDArray[np.float64]
 
@@ -92,7 +93,8 @@ def evaluate(
     Args:
         potential: The potential, the name of a bundled one, or the path of a file.
         structures: Any structures of elements that it knows; sizes and cells may differ. Compositions
-            that it was not trained on are warned of, once each.
+            that it was not trained on are warned of, once each, and structures whose atoms have
+            nearest neighbors at distances that were not trained, once for all.
         compile: Whether to run compiled code, see `Potential.evaluate_compiled`.
         edges_per_batch: Edges of a batch; one structure may have more.
 
@@ -112,12 +114,17 @@ def evaluate(
         raise ValueError(f"edges_per_batch: expected 1 or more, got {edges_per_batch}")
     found: list[dict[str, Any]] = [{} for _ in structures]
     # A formula for each list of atoms, of which there are few, and not for each structure.
-    different = {atoms.numbers.tobytes(): atoms for atoms in structures}.values()
-    formulas = {unknown_composition(potential.card, atoms) for atoms in different}
-    for formula in sorted(filter(None, formulas)):
+    different = {atoms.numbers.tobytes(): atoms for atoms in structures}
+    formulas = {key: unknown_composition(potential.card, atoms) for key, atoms in different.items()}
+    for formula in sorted({f for f in formulas.values() if f is not None}):
         warn_of_composition(potential.card, formula)
+    check = NearestCheck(potential.card, potential.card.model.cutoff)
+    unusual: list[tuple[float, str]] = []
     for members in _batches(potential, structures, edges_per_batch):
         batch = collate([graph for _, graph in members])
+        places = [index for index, _ in members]
+        known = [formulas[structures[k].numbers.tobytes()] is None for k in places]
+        unusual += _unusual_structures(check, batch, places, np.array(known))
         out = potential.arrays(batch, compile)
         first = 0
         for row, (index, graph) in enumerate(members):
@@ -131,6 +138,13 @@ def evaluate(
             names = potential.card.model.properties
             results.update(zip(names, own["properties"][0].tolist(), strict=True))
             found[index] = results
+    if unusual:
+        warnings.warn(
+            f"{len(unusual)} of {len(structures)} structures are outside the training domain of "
+            f"{potential.card.name!r}; the farthest is {max(unusual)[1]}",
+            DomainWarning,
+            stacklevel=2,
+        )
     return found
 
 
@@ -161,6 +175,32 @@ def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) ->
         copy.calc = SinglePointCalculator(copy, **known)
         copies.append(copy)
     return copies
+
+
+def _unusual_structures(
+    check: NearestCheck, batch: AtomGraph, places: list[int], known: NDArray[np.bool_]
+) -> list[tuple[float, str]]:
+    """How far each unusual structure of a batch is outside what was trained, and why.
+
+    Args:
+        check: What knows.
+        batch: The structures.
+        places: Their places in the list.
+        known: Which of them are of a composition that was trained; of the others more has been said.
+    """
+    if not check.ranges or not known.any():
+        return []
+    vectors = edge_vectors(batch.positions, batch.cell, batch.edge_index, batch.shifts, batch.batch)
+    center, neighbor = batch.edge_index.cpu().numpy()
+    system = batch.batch.cpu().numpy()
+    species, length = batch.species.cpu().numpy(), vectors.norm(dim=1).cpu().numpy()
+    found = check(species, center, neighbor, length, known[system])
+    if found is None:
+        return []
+    atom = found.worst - int(np.searchsorted(system, system[found.worst]))
+    worst = f"structure {places[system[found.worst]]}, atom {atom}: {found.text}"
+    # Of the others it is enough that they are.
+    return [(found.excess, worst)] + [(0.0, "")] * (len(np.unique(system[found.atoms])) - 1)
 
 
 def _batches(

@@ -17,6 +17,7 @@ import npcalc
 from npcalc.graph import collate
 from npcalc.potential import ArchiveError
 from npcalc.potential.archive import CARD, WEIGHTS
+from npcalc.potential.card import FORMAT
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,10 @@ def changed_copy(path, target, change):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda raw: raw.replace(b'"format": 3', b'"format": 99'), "format 99.*update npcalc"),
+        (
+            lambda raw: raw.replace(b'"format": %d' % FORMAT, b'"format": 99'),
+            "format 99.*update npcalc",
+        ),
         (lambda raw: b"{", "card .* cannot be read"),
         (lambda raw: raw.replace(b'"scale"', b'"skale"'), "not valid: (scale|skale)"),
         (lambda raw: raw.replace(b'"channels": 8', b'"channels": 9'), "expected shape"),

@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 
-from npcalc.neighbors import VerletList, neighbor_list, search_box
+from npcalc.neighbors import FEW_ATOMS, VerletList, neighbor_list, search_box
 
 
 def triclinic():
@@ -45,9 +45,18 @@ def wire():
     return Atoms("C2", [[0, 0, 0], [0.7, 0.4, 1.3]], cell=[0, 0, 2.6], pbc=[False, False, True])
 
 
-def far_fragments():
+def crowd():
+    """More atoms without periodic directions than all pairs are looked at of."""
+    atoms = bulk("Cu", "fcc", a=3.6).repeat(5)
+    atoms.pbc = False
+    atoms.rattle(0.1, seed=0)
+    assert len(atoms) > FEW_ATOMS
+    return atoms
+
+
+def far_fragments(n=2):
     atoms = molecule("CH3CH2OH")
-    for k in (1, 2):
+    for k in range(1, n + 1):
         other = molecule("H2O")
         other.positions += [1e5 * k, -7e4, 30.0 * k]
         atoms += other
@@ -76,6 +85,8 @@ CASES = {
     "line": lambda: Atoms("C3", [[0, 0, 0], [0, 0, 1.5], [0, 0, 3.0]]),
     "wire": wire,
     "far fragments": far_fragments,
+    "many far fragments": lambda: far_fragments(20),
+    "crowd": crowd,
     "atom far above a slab": evaporated,
     "outside its open cell": lambda: Atoms("C2", [[-5, 0, 20], [-5, 1, 21]], cell=[4, 4, 4]),
 }

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..model import ModelConfig
 
-FORMAT = 3
-"""Version of the file format: 2 added molecular properties, 3 TorchScript without autograd."""
+FORMAT = 4
+"""Version of the file format: 2 added molecular properties, 3 TorchScript without autograd, 4 distances."""
 
 
 class Card(BaseModel):
@@ -27,6 +27,8 @@ class Card(BaseModel):
         units: Unit of each quantity.
         composition: Chemical formula, if all training structures have the same, else empty.
         displacement_range: Largest |d| in Angstrom on the training structures, by element.
+        nearest_range: Smallest and largest distance in Angstrom from an atom to the nearest atom of
+            each element and of ``any``, on the training structures, by element of the atom.
         errors: Errors by split: MAE and RMSE of energy (eV per structure), forces (eV/A) and
             dipole (e*A), the last two by component.
         data: Origin, number of structures, hash and level of theory of the training data.
@@ -50,6 +52,7 @@ class Card(BaseModel):
     units: dict[str, str] = {}
     composition: str = ""
     displacement_range: dict[str, float] = {}
+    nearest_range: dict[str, dict[str, tuple[float, float | None]]] = {}
     errors: dict[str, dict[str, float | None]] = {}
     data: dict[str, Any] = {}
     description: str = ""

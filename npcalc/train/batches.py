@@ -1,6 +1,6 @@
 """Training batches of fixed sizes, made from neighbor lists that are searched once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data import DataSet
 from ..data.dataset import ragged_rows
+from ..domain import nearest_distances, nearest_range
 from ..neighbors import SHORTEST_DISTANCE, neighbor_list
 from .targets import PropertyFit
 
@@ -152,6 +153,19 @@ class Batches:
         self.vectors = np.concatenate(vectors)
         self.n_edges = np.array(counts, dtype=np.int64)
         self.edge_offsets = np.concatenate([[0], self.n_edges.cumsum()])
+
+    def nearest_range(
+        self, elements: Sequence[str]
+    ) -> dict[str, dict[str, tuple[float, float | None]]]:
+        """Distances of atoms to their nearest neighbors, see `npcalc.domain.nearest_range`.
+
+        Args:
+            elements: Chemical symbols in the order of the model's species.
+        """
+        center, neighbor = self.edge_index + np.repeat(self.offsets[:-1], self.n_edges)
+        distance = np.sqrt((self.vectors**2).sum(1))
+        table = nearest_distances(self.species, center, neighbor, distance, len(elements))
+        return nearest_range(elements, self.species, table)
 
     def shift_energies(self, per_atom: float) -> None:
         """Adds to the energies what the reference energies lose, in eV per atom."""

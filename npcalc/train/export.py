@@ -66,6 +66,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
         units={k: v.unit for k, v in FIELDS.items()},
         composition=train.common_formula,
         displacement_range=displacement_range(trainer),
+        nearest_range=trainer.batches["train"].nearest_range(trainer.model_config.elements),
         errors={split: e.known() for split, e in errors.items()},
         data={
             "origin": text.data_origin,

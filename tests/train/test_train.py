@@ -74,6 +74,8 @@ def test_training_learns_energies_forces_and_dipoles(trained):
     )
     assert set(card.displacement_range) == {"H", "C", "O"}
     assert max(card.displacement_range.values()) > 0.001
+    low, high = card.nearest_range["O"]["H"]
+    assert 0.8 < low < 1.0 < high < 1.2
     assert not list(folder.glob("*partial*"))
 
 
