@@ -1,7 +1,7 @@
 """Langevin dynamics at 300 K with a progress bar, written to an HDF5 trajectory.
 
 A run that was interrupted goes on where it stopped when it is started again. The frames are also
-written as extended XYZ, which viewers read.
+written as extended XYZ, which viewers read (``npcalc frames langevin.h5`` does the same).
 
     python md_examples/03_langevin.py [steps] [trajectory.h5]
 """
@@ -23,7 +23,7 @@ run_md(start, calculator, n_steps, path, settings, resume=path.exists())
 
 with Trajectory(path) as trajectory:
     temperature = trajectory.values("temperature")
-    frames = [trajectory.atoms(k) for k in range(len(trajectory.values("positions")))]
+    frames = trajectory.frames()
     print(f"quantities       {', '.join(trajectory.quantities)}")
     print(f"mean temperature {temperature[len(temperature) // 4 :].mean():.0f} K")
 ase.io.write(path.with_suffix(".xyz"), frames)

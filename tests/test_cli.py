@@ -5,6 +5,7 @@ import json
 import ase.io
 import numpy as np
 import pytest
+from ase import units
 from ase.build import molecule
 from systems import make_potential
 from typer.testing import CliRunner
@@ -38,6 +39,18 @@ def test_md_resume_and_ir(run, tmp_path):
     with Trajectory("t.h5") as trajectory:
         assert len(trajectory.values("dipole")) == 1201
         assert len(trajectory.values("cell")) == 25
+    assert "f.xyz: 6 structures" in run("frames t.h5 -o f.xyz --every 12")
+    frames = ase.io.read("f.xyz", index=":")
+    with Trajectory("t.h5") as trajectory:
+        np.testing.assert_allclose(
+            frames[1].positions, trajectory.values("positions")[12], atol=1e-7
+        )
+        velocities = trajectory.values("velocities")
+        assert frames[1].info["time_fs"] == trajectory.times_fs("positions")[12] == 120.0
+    # Positions are stored every 20 steps, velocities every 100: after 240 steps there are none.
+    assert not frames[1].get_momenta().any()
+    np.testing.assert_allclose(frames[5].get_velocities() * units.fs, velocities[12], atol=1e-7)
+    assert "exists" in run("frames t.h5 -o f.xyz", code=1)
     output = run(
         "ir t.h5 -o ir.csv --skip 0 --resolution 400 --window blackman --correction standard"
     )
@@ -104,6 +117,8 @@ def test_convert_and_info(run):
         ("relax ethanol -p p.pt --cell", "three periodic lattice vectors"),
         ("convert x.npz x.h5 --key energies", "expected NAME=VALUE"),
         ("ir none.h5", "no trajectory"),
+        ("frames none.h5", "no trajectory"),
+        ("frames none.h5 -o x.cif", "expected a name that ends in .xyz"),
         ("evaluate none.xyz -p p.pt", "no structure file"),
         ("evaluate p.pt -p p.pt", "not a file that ASE can read"),
         ("evaluate p.pt -p p.pt -o x.cif", "ends in .xyz or .extxyz"),

@@ -34,7 +34,7 @@ ONLY_IN = {
     "jcamp": {"spectra/reference.py"},
     "accelerate": {"train/distributed.py"},
     "e3nn": {"nn/hosts/nequip.py", "nn/hosts/mace.py"},
-    "typer": {"cli.py"},
+    "typer": {f"cli/{name}.py" for name in ("common", "dynamics", "potentials", "spectra")},
 }
 
 

@@ -18,7 +18,7 @@ from ase.constraints import dict2constraint
 from ase.io.jsonio import decode, encode
 from numpy.typing import NDArray
 
-from ..conventions import FIELDS
+from ..conventions import FIELDS, FS
 from ..files import new_file
 
 Array = NDArray[np.float64]
@@ -206,6 +206,31 @@ class Trajectory:
             pbc=self.file["atoms/pbc"][...],
             masses=self.file["atoms/masses"][...],
         )
+
+    def frames(self, every: int = 1) -> list[Atoms]:
+        """The stored structures, with their times in fs and, where recorded, momenta.
+
+        Args:
+            every: Take each so many of them.
+
+        Raises:
+            TrajectoryError: No positions were recorded.
+        """
+        if "positions" not in self.quantities:
+            raise TrajectoryError(f"{self.file.filename!r} has no positions: none were recorded")
+        rows = {}
+        if "velocities" in self.quantities:
+            rows = {time: row for row, time in enumerate(self.times_fs("velocities"))}
+        found = []
+        for index, time in enumerate(self.times_fs("positions")):
+            if index % every != 0:
+                continue
+            atoms = self.atoms(index)
+            atoms.info["time_fs"] = float(time)
+            if time in rows:
+                atoms.set_velocities(self.file["velocities/values"][rows[time]] / FS)
+            found.append(atoms)
+        return found
 
     def append(self, name: str, step: int, value: Any) -> None:
         """Adds one value of a quantity to the block in memory."""

@@ -1,0 +1,102 @@
+"""What the commands share: the application, options, errors in one line."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+
+app = typer.Typer(
+    help="Molecular dynamics, dipoles and infrared spectra with neural-polarization potentials.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+PotentialOption = Annotated[str, typer.Option("--potential", "-p", help="Bundled name or file.")]
+StructureArgument = Annotated[
+    str, typer.Argument(help="Structure file, or a name such as ethanol.")
+]
+CompileOption = Annotated[
+    bool | None, typer.Option(help="Compile the potential; by default where the run is long.")
+]
+ThreadsOption = Annotated[
+    int, typer.Option(help="CPU threads; more than one pays from a hundred atoms on.", min=1)
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+STRUCTURE_FILES = (".xyz", ".extxyz", ".cif", ".traj", ".json", ".vasp", ".pdb")
+"""Endings of files for one structure, of the formats of ASE that keep a cell or need none."""
+
+
+def use_threads(number: int) -> None:
+    """Sets the threads of this process; small molecules are fastest on one."""
+    import torch
+
+    torch.set_num_threads(number)
+
+
+@contextmanager
+def errors(*more: type[Exception]) -> Iterator[None]:
+    """Turns what a user can mend into one line on standard error and exit code 1."""
+    from ase.calculators.calculator import PropertyNotImplementedError
+    from pydantic import ValidationError
+
+    from ..md import MDExploded, NotConverged
+
+    mendable = (ValueError, OSError, ImportError, PropertyNotImplementedError)
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        typer.echo(f"npcalc: {where}: {first['msg']}, got {first['input']!r}", err=True)
+        raise typer.Exit(1) from None
+    except (*mendable, MDExploded, NotConverged, *more) as error:
+        typer.echo(f"npcalc: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def must_be_free(*paths: Path | None, endings: tuple[str, ...] = ()) -> None:
+    """Finds out before a long computation that its result could not be written.
+
+    Args:
+        paths: Files to write.
+        endings: What the name of the first may end in, anything if empty.
+    """
+    for path in paths:
+        if path is not None and path.exists():
+            raise FileExistsError(f"{str(path)!r} exists: give another --output, or remove it")
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(path.parent)!r}: make it first")
+    first = paths[0]
+    if endings and first is not None and first.suffix.lower() not in endings:
+        raise ValueError(f"{str(first)!r}: expected a name that ends in {' or '.join(endings)}")
+
+
+def pairs(option: str, items: list[str] | None) -> dict[str, str] | None:
+    """Values of a repeatable option NAME=VALUE."""
+    for item in items or []:
+        if not all(item.partition("=")):
+            raise ValueError(f"{option} {item}: expected NAME=VALUE")
+    return dict(item.split("=", 1) for item in items) if items else None
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"npcalc: warning: {message}", file=sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Molecular dynamics, dipoles and infrared spectra with neural-polarization potentials."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    warnings.showwarning = _show_warning

@@ -1,0 +1,203 @@
+"""Commands that move atoms, and what they leave."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import (
+    STRUCTURE_FILES,
+    CompileOption,
+    PotentialOption,
+    QuietOption,
+    StructureArgument,
+    ThreadsOption,
+    app,
+    errors,
+    must_be_free,
+    use_threads,
+)
+
+FRAME_FILES = (".xyz", ".extxyz", ".traj", ".pdb")
+"""Endings of files for many structures."""
+
+LONG_RUN = 200_000
+"""Steps times atoms from which compiling a potential pays."""
+
+
+class Ensemble(str, Enum):
+    """Choices of --ensemble."""
+
+    langevin = "langevin"
+    nve = "nve"
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path(
+        "npcalc-demo"
+    ),
+    potential: PotentialOption = "ethanol-fast",
+    picoseconds: Annotated[float, typer.Option(help="Length of the trajectory.")] = 15.0,
+    reference: Annotated[Path | None, typer.Option(help="Measured spectrum, JCAMP-DX.")] = None,
+    threads: ThreadsOption = 1,
+    quiet: QuietOption = False,
+) -> None:
+    """Ethanol: relaxation, Langevin dynamics at 300 K, infrared spectrum, plot and report."""
+    from ..demo import run_demo
+
+    use_threads(threads)
+    with errors():
+        typer.echo(run_demo(output, potential, picoseconds, reference, progress=not quiet))
+
+
+@app.command()
+def md(
+    structure: StructureArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Trajectory to write.")] = Path(
+        "md.h5"
+    ),
+    potential: Annotated[
+        str | None,
+        typer.Option("--potential", "-p", help="Bundled name or file; ethanol by default."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the whole run.", min=1)] = 100_000,
+    ensemble: Annotated[
+        Ensemble | None, typer.Option(help="Ensemble; langevin by default.")
+    ] = None,
+    timestep: Annotated[float | None, typer.Option(help="Time step in fs; 0.5 by default.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature in K; 300 by default.")
+    ] = None,
+    friction: Annotated[
+        float | None, typer.Option(help="Langevin friction in 1/ps; 1 by default.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of velocities and thermostat; 0 by default.")
+    ] = None,
+    stride: Annotated[
+        list[str] | None, typer.Option(help="QUANTITY=STEPS, repeatable; 0 leaves it out.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the trajectory, with its settings and potential.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    compile: CompileOption = None,
+    threads: ThreadsOption = 1,
+    quiet: QuietOption = False,
+) -> None:
+    """Molecular dynamics to an HDF5 trajectory with dipoles."""
+    from .. import NPCalculator
+    from ..md import MDSettings, Trajectory, read_structure, run_md
+
+    use_threads(threads)
+    with errors():
+        settings: dict[str, Any] = MDSettings().model_dump()
+        made_with: dict[str, Any] = {}
+        if resume:
+            with Trajectory(output) as trajectory:
+                settings, made_with = trajectory.settings, trajectory.calculator
+        else:
+            must_be_free(output, endings=(".h5", ".hdf5"))
+        atoms = read_structure(structure)
+        if compile is None:
+            compile = made_with.get("compile", steps * len(atoms) >= LONG_RUN)
+        calculator = NPCalculator(
+            potential or made_with.get("potential", "ethanol"),
+            device=device,
+            dtype=made_with.get("dtype"),
+            compile=compile,
+        )
+        given = {
+            "ensemble": ensemble.value if ensemble else None,
+            "timestep_fs": timestep,
+            "temperature_K": temperature,
+            "friction_per_ps": friction,
+            "seed": seed,
+        }
+        settings |= {name: value for name, value in given.items() if value is not None}
+        has_dipole = "dipole" in calculator.implemented_properties
+        settings["strides"] = _strides(settings["strides"], stride, has_dipole)
+        last = run_md(
+            atoms,
+            calculator,
+            steps,
+            output,
+            MDSettings.model_validate(settings),
+            resume,
+            progress=not quiet,
+        )
+        typer.echo(
+            f"{output}: {steps} steps, {last.info['temperature_K']:.0f} K, "
+            f"{last.get_potential_energy():.4f} eV at the end"
+        )
+
+
+def _strides(defaults: dict[str, int], given: list[str] | None, has_dipole: bool) -> dict[str, int]:
+    """Strides of the defaults with the given ones instead."""
+    from ..md.trajectory import QUANTITIES
+
+    strides = dict(defaults)
+    if not has_dipole:
+        strides.pop("dipole", None)
+    for item in given or []:
+        name, _, value = item.partition("=")
+        if name not in QUANTITIES or not value.isdigit():
+            raise ValueError(
+                f"--stride {item}: expected QUANTITY=STEPS with one of {', '.join(QUANTITIES)}"
+            )
+        strides[name] = int(value)
+    return {name: value for name, value in strides.items() if value > 0}
+
+
+@app.command()
+def relax(
+    structure: StructureArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "relaxed.xyz"
+    ),
+    potential: PotentialOption = "ethanol",
+    fmax: Annotated[float, typer.Option(help="Largest force in eV/A.")] = 1e-3,
+    steps: Annotated[int, typer.Option(help="Steps to give up after.", min=1)] = 500,
+    cell: Annotated[bool, typer.Option(help="Relax the cell too.")] = False,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Relax a structure."""
+    from .. import NPCalculator
+    from ..md import NotConverged, read_structure
+    from ..md import relax as relax_atoms
+    from ..md.structures import write_structure
+
+    use_threads(threads)
+    with errors():
+        must_be_free(output, endings=STRUCTURE_FILES)
+        atoms = read_structure(structure)
+        atoms.calc = NPCalculator(potential)
+        try:
+            taken = relax_atoms(atoms, fmax, steps, cell)
+        except NotConverged as error:
+            write_structure(output, atoms)
+            raise NotConverged(f"{error}; the structure reached is in {output}") from None
+        write_structure(output, atoms)
+        typer.echo(f"{output}: {atoms.get_potential_energy():.4f} eV after {taken} steps")
+
+
+@app.command()
+def frames(
+    trajectory: Annotated[Path, typer.Argument(help="Trajectory of npcalc md.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "frames.xyz"
+    ),
+    every: Annotated[int, typer.Option(help="Take each so many of the frames.", min=1)] = 1,
+) -> None:
+    """Structures of a trajectory for viewers and other programs."""
+    from ..md import Trajectory
+    from ..md.structures import write_structure
+
+    with errors():
+        must_be_free(output, endings=FRAME_FILES)
+        with Trajectory(trajectory) as stored:
+            atoms = stored.frames(every)
+        write_structure(output, atoms)
+        typer.echo(f"{output}: {len(atoms)} structures")

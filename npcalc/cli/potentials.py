@@ -1,0 +1,117 @@
+"""Commands for potentials, their data and many structures at once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import (
+    PotentialOption,
+    QuietOption,
+    ThreadsOption,
+    app,
+    errors,
+    must_be_free,
+    pairs,
+    use_threads,
+)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="Configuration, YAML.")],
+    quiet: QuietOption = False,
+) -> None:
+    """Train a potential, or go on with an interrupted run."""
+    from ..train import TrainingDiverged
+    from ..train import train as run_training
+
+    with errors(TrainingDiverged):
+        path = run_training(config, progress=not quiet)
+        if path is not None:
+            typer.echo(f"{path}")
+
+
+@app.command(name="compile")
+def compile_potential(
+    potential: Annotated[str, typer.Argument(help="Bundled name or file.")] = "ethanol",
+) -> None:
+    """Compile a potential for this machine, once for structures of all sizes."""
+    from ..potential import load_potential
+
+    with errors():
+        if not load_potential(potential).compile():
+            raise typer.Exit(1)
+        typer.echo(f"{potential}: compiled")
+
+
+@app.command()
+def info(
+    potential: Annotated[str | None, typer.Argument(help="Bundled name or file.")] = None,
+) -> None:
+    """List the bundled potentials, or show the card of one."""
+    from ..potential import bundled_potentials
+    from ..potential.archive import read_archive
+    from ..potential.registry import find_potential
+
+    with errors():
+        if potential is not None:
+            typer.echo(read_archive(find_potential(potential))[0].model_dump_json(indent=2))
+            return
+        for name, path in bundled_potentials().items():
+            card = read_archive(path)[0]
+            typer.echo(f"{name}: {card.description} ({', '.join(card.properties)})")
+
+
+@app.command()
+def evaluate(
+    structures: Annotated[Path, typer.Argument(help="Structures, any format of ASE.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Extended XYZ.")] = Path(
+        "evaluated.xyz"
+    ),
+    potential: PotentialOption = "ethanol",
+    compile: Annotated[bool, typer.Option(help="Compile the potential.")] = False,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Energies, forces, dipoles and other results of many structures."""
+    from .. import evaluate as evaluate_structures
+    from .. import load_potential
+    from ..md.structures import read_structures, write_structure
+    from ..results import annotated
+
+    use_threads(threads)
+    with errors():
+        must_be_free(output, endings=(".xyz", ".extxyz"))
+        frames = read_structures(structures)
+        results = evaluate_structures(load_potential(potential), frames, compile)
+        write_structure(output, annotated(frames, results))
+        typer.echo(f"{output}: {len(frames)} structures")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help=".npz in the rMD17 layout, extended XYZ, ...")],
+    target: Annotated[Path, typer.Argument(help="Data set to write, .h5.")],
+    key: Annotated[
+        list[str] | None, typer.Option(help="LABEL=KEY in the file, repeatable.")
+    ] = None,
+    unit: Annotated[
+        list[str] | None,
+        typer.Option(help="energy=UNIT, length=UNIT or dipole=UNIT of the file, repeatable."),
+    ] = None,
+    molecular: Annotated[
+        list[str] | None,
+        typer.Option("--property", help="NAME=UNIT of a molecular property, repeatable."),
+    ] = None,
+) -> None:
+    """Convert reference data to npcalc's HDF5."""
+    from ..data import read_data
+
+    with errors():
+        must_be_free(target, endings=(".h5", ".hdf5"))
+        properties = pairs("--property", molecular)
+        data = read_data(source, pairs("--key", key), pairs("--unit", unit), properties)
+        for name in properties or {}:
+            data.require(name)
+        data.save(target)
+        typer.echo(f"{target}: {len(data)} structures with {', '.join(data.labels) or 'no labels'}")
