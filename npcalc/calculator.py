@@ -82,13 +82,18 @@ class NPCalculator(Calculator):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What results depend on, to the last bit: potential, precision and way of evaluation."""
+        """What results depend on, to the last bit: potential, precision and way of evaluation.
+
+        The ``source`` of the potential, by which it is found again, is there besides.
+        """
         potential = self.potential
         return {
             "potential": potential.card.name,
             "sha256": potential.sha256,
             "dtype": potential.dtype,
             "compile": self.compile,
+            "device": potential.device.type,
+            "source": potential.source,
         }
 
     def calculate(

@@ -62,6 +62,17 @@ def test_md_resume_and_ir(run, tmp_path):
     assert "exists" in run("ir t.h5 -o ir.csv --resolution 400", code=1)
 
 
+@pytest.mark.filterwarnings("ignore::npcalc.DomainWarning")
+def test_resume_finds_the_file_of_its_potential(run, tmp_path, monkeypatch):
+    run("md CO2 -p p.pt --steps 20 -q -o t.h5 --temperature 10")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "40 steps" in run("md CO2 --steps 40 -q -o ../t.h5 --resume")
+    (tmp_path / "p.pt").rename("q.pt")
+    assert "no potential" in run("md CO2 --steps 60 -q -o ../t.h5 --resume", code=1)
+    assert "60 steps" in run("md CO2 -p q.pt --steps 60 -q -o ../t.h5 --resume")
+
+
 def test_relax(run):
     assert "after" in run("relax ethanol -p ethanol-fast -o r.xyz --fmax 0.01")
     assert "exists" in run("relax ethanol -p ethanol-fast -o r.xyz", code=1)

@@ -104,7 +104,7 @@ def md(
         if compile is None:
             compile = made_with.get("compile", steps * len(atoms) >= LONG_RUN)
         calculator = NPCalculator(
-            potential or made_with.get("potential", "ethanol"),
+            potential or made_with.get("source") or made_with.get("potential", "ethanol"),
             device=device,
             dtype=made_with.get("dtype"),
             compile=compile,

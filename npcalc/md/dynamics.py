@@ -117,8 +117,9 @@ def run_md(
                     f"{n_steps}: give the number of the whole run"
                 )
             _refuse_changes(path, "settings", stored, settings.model_dump() if settings else stored)
-            if trajectory.calculator:
-                _refuse_changes(path, "calculator", trajectory.calculator, identity)
+            # A potential may have moved to another place; older files know less.
+            known = {k: v for k, v in trajectory.calculator.items() if k != "source"}
+            _refuse_changes(path, "calculator", known, {k: identity.get(k) for k in known})
         settings = MDSettings.model_validate(stored)
         trajectory = Trajectory(path, "r+")
         first, atoms, generator = trajectory.restart()

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Potential:
         device: Where it runs.
         dtype: In which precision.
         module: The function that it evaluates.
+        source: Name or path that `load_potential` finds it by, if it was loaded.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Potential:
         self.dtype = name
         self.device = torch.device(device)
         self.module = build_module(card, weights, DTYPES[name]).to(self.device)
+        self.source: str | None = None
         self._script: Script | None = None
         # The cell last evaluated by compiled code, its version, and that with an empty system behind it.
         self._cells: tuple[Tensor, int, Tensor] | None = None
@@ -228,6 +231,8 @@ def load_potential(
     path = find_potential(name_or_path)
     card, weights = read_archive(path)
     potential = Potential(card, weights, device, dtype)
+    own_file = Path(name_or_path).is_file()
+    potential.source = str(path.resolve()) if own_file else os.fspath(name_or_path)
     # The script of older formats is the network with autograd: no faster, and without properties.
     if card.format >= 3 and potential.dtype == card.dtype:
         potential.use_script(load_script(path, potential.device))
