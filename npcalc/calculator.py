@@ -141,7 +141,12 @@ class NPCalculator(Calculator):
             return list(all_changes)
         names = ("positions", "numbers", "cell", "pbc")
         states = [(a.positions, a.numbers, a.cell.array, a.pbc) for a in (self.atoms, atoms)]
-        return [n for n, old, new in zip(names, *states, strict=True) if not _same(old, new)]
+        changed = [n for n, old, new in zip(names, *states, strict=True) if not _same(old, new)]
+        # The dipole of a charged structure is about the centre of mass.
+        old, new = (a.arrays.get("masses") for a in (self.atoms, atoms))
+        if old is not new and (old is None or new is None or not _same(old, new)):
+            changed.append("masses")
+        return changed
 
     def graph(self, atoms: Atoms) -> AtomGraph:
         """The graph of a structure on the potential's device, after checks.

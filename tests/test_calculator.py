@@ -163,6 +163,10 @@ def test_charged_system_reports_the_dipole_about_the_centre_of_mass():
     atoms.positions += [5.0, 6.0, 7.0]
     np.testing.assert_allclose(atoms.get_dipole_moment(), here, atol=1e-10)
     np.testing.assert_allclose(atoms.get_charges(), [-1.0, 1.0, 1.0])
+    before = atoms.get_center_of_mass()
+    atoms.set_masses([16.0, 2.0, 1.0])  # HDO
+    moved = atoms.get_center_of_mass() - before
+    np.testing.assert_allclose(atoms.get_dipole_moment(), here - moved, atol=1e-10)
 
 
 def test_ase_tools_work(calculator, tmp_path, monkeypatch):
