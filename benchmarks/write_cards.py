@@ -36,7 +36,7 @@ def page(card: Card) -> str:
         f"- Network: {host.name}, {host.channels} channels, {host.n_layers} layers, cutoff {card.model.cutoff} A, "
         f"{card.model.polarization} points, {card.model.coupling}, {points(card)} per atom.",
         f"- Composition: {card.composition} alone; anything else is extrapolated, and the calculator warns of another composition "
-        "and of isomers and broken bonds.",
+        "and of broken bonds.",
         f"- Level of theory: {data['level_of_theory']}.",
         f"- Data: {data['origin']}; {data['n_train']} structures to train on, {data['n_validation']} to validate, "
         f"{data['n_test']} to test. SHA-256 of the training set: `{data['sha256_train'][:16]}...`.",

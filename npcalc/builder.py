@@ -60,8 +60,8 @@ class GraphBuilder:
     Args:
         potential: The potential.
         skin: Width in Angstrom by which the neighbor list reaches beyond the cutoff.
-        on_search: Is called after each search of neighbors with species, center and neighbor of the
-            edges and their lengths in Angstrom, as arrays.
+        on_search: Is called after each search of neighbors, and when elements have changed, with
+            species, center and neighbor of the edges and their lengths in Angstrom, as arrays.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class GraphBuilder:
         self.neighbors = VerletList(card.model.cutoff, skin)
         self._index = {e: k for k, e in enumerate(card.model.elements)}
         self._on_search = on_search
+        # Edges and species that it was called with last.
+        self._seen: tuple[object, torch.Tensor] | None = None
         self._edges: _Edges | None = None
         self._system: _System | None = None
 
@@ -97,7 +99,7 @@ class GraphBuilder:
         cell, pbc = atoms.cell.array, atoms.pbc
         if not math.isfinite(positions.sum()):
             _check_positions(positions)
-        edges = self._known_edges(system.species, positions, cell, pbc)
+        edges = self._known_edges(positions, cell, pbc)
         graph = AtomGraph(
             positions=torch.from_numpy(positions.copy()).to(self.device),
             cell=system.cell,
@@ -108,6 +110,14 @@ class GraphBuilder:
         )
         if edges.may_overlap:
             _check_distances(graph, atoms)
+        seen = (edges.source, system.species)
+        if self._on_search is not None and (
+            self._seen is None or any(a is not b for a, b in zip(seen, self._seen, strict=True))
+        ):
+            center, neighbor = edges.source[0]
+            lengths = _lengths(positions, cell, edges.source)
+            self._on_search(system.species.cpu().numpy(), center, neighbor, lengths)
+            self._seen = seen
         if self.neighbors.skin > 0.0 and edges.edge_index.shape[1] > FEW_EDGES:
             return _within(graph, self.neighbors.cutoff)
         return graph
@@ -137,24 +147,25 @@ class GraphBuilder:
         )
         return self._system
 
-    def _known_edges(
-        self, species: torch.Tensor, positions: Array, cell: Array, pbc: NDArray[np.bool_]
-    ) -> _Edges:
+    def _known_edges(self, positions: Array, cell: Array, pbc: NDArray[np.bool_]) -> _Edges:
         """Edges as tensors, made once for each search of the neighbor list."""
         found = self.neighbors(positions, cell, pbc)
         if self._edges is None or self._edges.source is not found:
-            (center, neighbor), shifts = found[0], found[1].astype(float)
-            vectors = positions[neighbor] - positions[center] + shifts @ cell
-            distance = np.sqrt((vectors**2).sum(1))
-            shortest = distance.min(initial=np.inf)
-            if self._on_search is not None:
-                self._on_search(species.cpu().numpy(), center, neighbor, distance)
+            shifts = found[1].astype(float)
+            shortest = _lengths(positions, cell, found).min(initial=np.inf)
             # Until the next search two atoms approach each other by less than the skin.
             may_overlap = bool(shortest < SHORTEST_DISTANCE + self.neighbors.skin)
             index = torch.as_tensor(found[0], device=self.device)
             translations = torch.as_tensor(shifts, device=self.device)
             self._edges = _Edges(found, index, translations, may_overlap)
         return self._edges
+
+
+def _lengths(positions: Array, cell: Array, edges: tuple[Integers, Integers]) -> Array:
+    """Lengths of the edges of a neighbor list in Angstrom."""
+    (center, neighbor), shifts = edges
+    vectors = positions[neighbor] - positions[center] + shifts @ cell
+    return np.sqrt((vectors * vectors).sum(axis=1))
 
 
 def _within(graph: AtomGraph, cutoff: float) -> AtomGraph:

@@ -72,8 +72,8 @@ class NPCalculator(Calculator):
         self.check_domain = check_domain
         self._unusual: Unusual | None = None
         self._nearest = NearestCheck(card, card.model.cutoff + skin)
-        watch = check_domain and bool(card.nearest_range)
-        self.build = GraphBuilder(self.potential, skin, self._check_nearest if watch else None)
+        watch = self._check_nearest if card.nearest_range else None
+        self.build = GraphBuilder(self.potential, skin, watch)
         self._warned: set[str] = set()
         self._species: torch.Tensor | None = None
         self._previous: Atoms | None = None  # what ASE forgets when something changes
@@ -161,13 +161,13 @@ class NPCalculator(Calculator):
             ValueError: The structure is empty, has unknown elements, positions that are not
                 numbers, a periodic direction without lattice vector, or atoms on each other.
         """
+        self._unusual = None
         graph = self.build(atoms)
         if self.check_domain and graph.species is not self._species:
             self._species = graph.species
             self._new_composition(atoms)
         if self._unusual is not None:
             self._warn_of_nearest(atoms, self._unusual)
-            self._unusual = None
         return graph
 
     def get_electron_displacements(self, atoms: Atoms | None = None) -> Array:
@@ -302,7 +302,7 @@ class NPCalculator(Calculator):
 
     def _check_nearest(self, *edges: Any) -> None:
         """Notes atoms whose nearest neighbors are at distances that were not trained."""
-        self._unusual = self._nearest(*edges)
+        self._unusual = self._nearest(*edges) if self.check_domain else None
 
     def _warn_of_nearest(self, atoms: Atoms, found: Unusual) -> None:
         if unknown_composition(self.potential.card, atoms) is None:  # which says more

@@ -93,8 +93,9 @@ def nearest_range(
 class NearestCheck:
     """Compares distances to nearest neighbors with those of the training structures.
 
-    It tells other isomers, broken bonds and atoms pressed together from what was trained, and is
-    cheap: a distance for each atom and element. Distortions that keep nearest neighbors pass it.
+    It tells broken bonds, many isomers and atoms pressed together from what was trained, and is
+    cheap: a distance for each atom and element. What keeps nearest neighbors passes it: most
+    distortions, and a hydrogen atom that has changed its place.
 
     Args:
         card: Card of the potential; without ranges nothing is unusual.

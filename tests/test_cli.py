@@ -51,6 +51,8 @@ def test_md_resume_and_ir(run, tmp_path):
     assert not frames[1].get_momenta().any()
     np.testing.assert_allclose(frames[5].get_velocities() * units.fs, velocities[12], atol=1e-7)
     assert "exists" in run("frames t.h5 -o f.xyz", code=1)
+    run("md ethanol -p ethanol-fast --steps 10 -q -o e.h5 --stride positions=0")
+    assert "holds no positions" in run("frames e.h5 -o e.xyz", code=1)
     output = run(
         "ir t.h5 -o ir.csv --skip 0 --resolution 400 --window blackman --correction standard"
     )

@@ -1,6 +1,7 @@
 """Warnings of structures that are something else than what a potential was trained on."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from ase.build import molecule
 from systems import make_potential
 
 from npcalc import DomainWarning, NPCalculator, evaluate
+from npcalc.data import DataSet
 from npcalc.domain import NearestCheck, nearest_distances, nearest_range
 from npcalc.md import run_md
 
@@ -95,6 +97,36 @@ def test_isomers_and_broken_bonds_warn(name, make):
         quiet = NPCalculator(atoms.calc.potential, check_domain=False)
         quiet.get_potential_energy(make())
     assert not [w for w in found if "nearest" in str(w.message)]
+
+
+def test_elements_that_change_places_are_looked_at_again():
+    """No search of neighbors tells of them: the positions are the same."""
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = NPCalculator("ethanol-fast", check_domain=True)
+    atoms.get_potential_energy()
+    carbon, oxygen = atoms.symbols.search("C")[1], atoms.symbols.search("O")[0]
+    atoms.symbols[[carbon, oxygen]] = ["O", "C"]
+    with pytest.warns(DomainWarning, match="nearest"):
+        atoms.get_potential_energy()
+
+
+def test_overlapping_atoms_are_an_error_and_no_warning():
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = NPCalculator("ethanol-fast")
+    atoms.positions[1] = atoms.positions[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="overlapping atoms"):
+            atoms.get_potential_energy()
+        atoms.positions = molecule("CH3CH2OH").positions
+        atoms.get_potential_energy()
+
+
+def test_structures_like_the_trained_are_inside():
+    data = DataSet.load(Path(__file__).parents[1] / "potentials" / "data" / "ethanol-test.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DomainWarning)
+        evaluate("ethanol-fast", [data.atoms(k) for k in range(0, len(data), 2)])
 
 
 def test_dynamics_stays_inside(tmp_path):

@@ -172,6 +172,48 @@ def test_second_derivatives_by_edges_are_refused():
         derivatives.hessian(module, graph)
 
 
+def test_derivatives_beyond_those_that_are_there_are_refused():
+    """Third ones, and second ones of a gradient that was taken by weights too."""
+    part = trainable(make(), True)
+    graph = make_graph(make(), ethanol())
+    vectors = edge_vectors(
+        graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch
+    ).requires_grad_(True)
+    weight = part.model.host.layers[1].filter.weight
+    energy = part(vectors, graph.species, *graph.edge_index, differentiate=False).energies.sum()
+    gradient, _ = torch.autograd.grad(energy, [vectors, weight], create_graph=True)
+    with pytest.raises(RuntimeError, match="has no derivatives"):
+        torch.autograd.grad((gradient**2).sum(), weight)
+
+
+def test_tensors_of_any_strides():
+    """What lies in memory in another order is the same tensor."""
+    ops.load_operators()
+    part = trainable(make(), True)
+    graph = make_graph(make(), ethanol())
+    vectors = edge_vectors(graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch)
+    layer = part.model.fused[1]
+    rng = torch.Generator().manual_seed(0)
+    d, phi, v = (
+        torch.randn(shape, generator=rng, dtype=torch.float64)
+        for shape in ((9, 3, 3), (9, 64), (9, 3, 16))
+    )
+    center, neighbor = graph.edge_index
+    reverse = torch.ops.npcalc.reverse_edges(vectors, center, neighbor, layer.cutoff)
+    rest = (
+        center, neighbor, reverse, *layer.pack(torch.float64),
+        layer.cutoff, layer.softening, layer.n_basis, layer.power, False,
+    )  # fmt: skip
+    with torch.no_grad():
+        expected = torch.ops.npcalc.pair_messages(vectors, 0.1 * d, phi, v, *rest)
+        v = v.transpose(1, 2).contiguous().transpose(1, 2)
+        phi = phi.T.contiguous().T
+        assert not v.is_contiguous()
+        found = torch.ops.npcalc.pair_messages(vectors, 0.1 * d, phi, v, *rest)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_threads_agree():
     potential = make()
     evaluate = fused(potential)

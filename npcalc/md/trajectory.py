@@ -214,21 +214,24 @@ class Trajectory:
             every: Take each so many of them.
 
         Raises:
-            TrajectoryError: No positions were recorded.
+            ValueError: ``every`` is below 1.
+            TrajectoryError: There are no positions.
         """
-        if "positions" not in self.quantities:
-            raise TrajectoryError(f"{self.file.filename!r} has no positions: none were recorded")
-        rows = {}
+        if every < 1:
+            raise ValueError(f"every: expected 1 or more, got {every}")
+        if "positions" not in self.quantities or not len(self.file["positions/step"]):
+            raise TrajectoryError(f"{self.file.filename!r} holds no positions")
+        rows: dict[int, int] = {}
         if "velocities" in self.quantities:
-            rows = {time: row for row, time in enumerate(self.times_fs("velocities"))}
+            rows = {int(step): row for row, step in enumerate(self.file["velocities/step"][...])}
+        steps = self.file["positions/step"][...]
         found = []
-        for index, time in enumerate(self.times_fs("positions")):
-            if index % every != 0:
-                continue
+        for index in range(0, len(steps), every):
             atoms = self.atoms(index)
-            atoms.info["time_fs"] = float(time)
-            if time in rows:
-                atoms.set_velocities(self.file["velocities/values"][rows[time]] / FS)
+            step = int(steps[index])
+            atoms.info["time_fs"] = step * self.timestep_fs
+            if step in rows:
+                atoms.set_velocities(self.file["velocities/values"][rows[step]] / FS)
             found.append(atoms)
         return found
 

@@ -117,7 +117,7 @@ struct Arguments {
 
 std::tuple<Tensor, Tensor> pair_messages(NPCALC_PARAMETERS) {
   const Arguments given(NPCALC_NAMES);
-  Tensor ds = at::zeros({v.size(0), v.size(2)}, v.options()), dv = at::zeros_like(v);
+  Tensor ds = at::zeros({v.size(0), v.size(2)}, v.options()), dv = at::zeros_like(given.v);
   given.in_precision([&](auto zero) {
     using T = decltype(zero);
     npcalc::messages(given.problem<T>(), ds.data_ptr<T>(), dv.data_ptr<T>(), at::get_num_threads());
@@ -245,6 +245,40 @@ struct MessagesBackward : torch::autograd::Function<MessagesBackward> {
   }
 };
 
+// An operator with no derivative of its own; asking for one is an error and not zero.
+template <typename F, const char* NAME>
+struct Last : torch::autograd::Function<Last<F, NAME>> {
+  template <typename... A>
+  static variable_list forward(AutogradContext*, const A&... arguments) {
+    static const auto operation = find_operator<F>(NAME);
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return std::apply([](const auto&... t) { return variable_list{t...}; }, operation.call(arguments...));
+  }
+
+  static variable_list backward(AutogradContext*, const variable_list&) {
+    TORCH_CHECK(false, NAME, " has no derivatives: they would be third ones, or second ones taken together with first "
+                             "ones by the weights; ask for the gradient by edges alone first");
+  }
+};
+
+constexpr char WEIGHT_BACKWARD[] = "npcalc::pair_messages_weight_backward";
+constexpr char SECOND_BACKWARD[] = "npcalc::pair_messages_second_backward";
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> last_weight_backward(
+    const Tensor& by_ds, const Tensor& by_dv, NPCALC_PARAMETERS) {
+  const variable_list x =
+      Last<decltype(pair_messages_weight_backward), WEIGHT_BACKWARD>::apply(by_ds, by_dv, NPCALC_NAMES);
+  return {x[0], x[1], x[2], x[3], x[4], x[5], x[6]};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> last_second_backward(
+    const Tensor& along_edges, const Tensor& along_d, const Tensor& along_phi, const Tensor& along_v,
+    const Tensor& by_ds, const Tensor& by_dv, NPCALC_PARAMETERS) {
+  const variable_list x = Last<decltype(pair_messages_second_backward), SECOND_BACKWARD>::apply(
+      along_edges, along_d, along_phi, along_v, by_ds, by_dv, NPCALC_NAMES);
+  return {x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]};
+}
+
 std::tuple<Tensor, Tensor> differentiable_messages(NPCALC_PARAMETERS) {
   const variable_list found = Messages::apply(NPCALC_NAMES);
   return {found[0], found[1]};
@@ -286,4 +320,6 @@ TORCH_LIBRARY_IMPL(npcalc, CPU, library) {
 TORCH_LIBRARY_IMPL(npcalc, Autograd, library) {
   library.impl("pair_messages", differentiable_messages);
   library.impl("pair_messages_backward", differentiable_backward);
+  library.impl("pair_messages_weight_backward", last_weight_backward);
+  library.impl("pair_messages_second_backward", last_second_backward);
 }

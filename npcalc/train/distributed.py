@@ -28,15 +28,13 @@ class Processes:
         self._accelerator: Any = None
         if self.count > 1:
             try:
-                from accelerate import Accelerator, DistributedDataParallelKwargs
+                from accelerate import Accelerator
             except ImportError as error:
                 raise ImportError(
                     "training with several processes needs accelerate: "
                     "pip install 'npcalc[distributed]'"
                 ) from error
-            # A host may have weights that only polarization reads, of which some models have none.
-            unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-            self._accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
+            self._accelerator = Accelerator(cpu=device == "cpu")
 
     @property
     def first(self) -> bool:
