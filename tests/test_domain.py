@@ -99,6 +99,7 @@ def test_isomers_and_broken_bonds_warn(name, make):
     assert not [w for w in found if "nearest" in str(w.message)]
 
 
+@pytest.mark.filterwarnings("ignore:an electron point")
 def test_elements_that_change_places_are_looked_at_again():
     """No search of neighbors tells of them: the positions are the same."""
     atoms = molecule("CH3CH2OH")
