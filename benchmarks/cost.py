@@ -12,7 +12,6 @@ per MD step.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from rmd17 import HOSTS, RATES, ROWS, model_of
 from rows import load_rows, save_row, write_table
-from speed_common import measure
+from speed_common import measure, peak_memory
 
 from npcalc.files import new_file
 
@@ -57,7 +56,7 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
 
         with flush_denormals():  # as in training
             training = measure(train_step, seconds=8.0)
-        training_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        training_peak = peak_memory()
         atoms = trainer.splits["train"].atoms(0)
         trainer.loss.compiled = False  # the errors of these weights are of no interest
         trainer.splits.pop("test")

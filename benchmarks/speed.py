@@ -285,6 +285,17 @@ def table() -> None:
             if small and large:
                 power = math.log(large["median_ms"] / small["median_ms"]) / math.log(64)
                 lines.append(f"- {name}, {way}: {power:.3f}")
+    lines += ["", "## Training, and many structures at once", ""]
+    pairs = [
+        ("training step of SchNetPack over that of npcalc, 4 points", "schnetpack peer train 1", "four compiled train 1"),
+        ("the same, 1 point", "schnetpack peer train 1", "one compiled train 1"),
+        ("one by one over all at once, 4 points, compiled", "four compiled singly 1", "four compiled evaluate 1"),
+        ("the same, not compiled", "four script singly 1", "four script evaluate 1"),
+    ]  # fmt: skip
+    for name, over, under in pairs:
+        if over in rows and under in rows:
+            a, b = (rows[case]["median_ms"] for case in (over, under))
+            lines.append(f"- {name}: {a / b:.2f} ({a:.3g} and {b:.3g} ms)")
     lines += ["", "## The rest", "", "| case | ms | rounds | peak MiB |", "| --- " * 4 + "|"]
     for case, row in rows.items():
         rounds = ", ".join(map(str, row["rounds_ms"]))

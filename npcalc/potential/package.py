@@ -195,6 +195,11 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
 
 def _load(path: Path, device: torch.device) -> Callable[..., list[Tensor]]:
     index = -1 if device.index is None else device.index
-    loader = torch._inductor.aoti_load_package(str(path), device_index=index).loader
+    try:
+        # What torch's own function calls in the end, after importing the whole compiler and trying out
+        # the processor, which takes two seconds; the name of the file has the processor already.
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, index)
+    except AttributeError:
+        loader = torch._inductor.aoti_load_package(str(path), device_index=index).loader
     # Not the loaded package itself, which parses the form of its arguments anew at every call.
     return lambda *inputs: loader.boxed_run(list(inputs))
