@@ -105,7 +105,9 @@ def run_case(case: str, folder: Path) -> None:
                 atoms.get_dipole_moment()
                 calculator.reset()
 
-        together = lambda: evaluate(potential, frames, compile=compiled)  # noqa: E731
+        def together() -> None:
+            evaluate(potential, frames, compile=compiled)
+
         times = measure(singly if what == "singly" else together, warm=2)
         report([t / len(frames) for t in times])
         return

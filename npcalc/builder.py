@@ -45,12 +45,14 @@ class _Edges(NamedTuple):
         source: What the neighbor list returned.
         edge_index: Center and neighbor, shape (2, n_edges).
         shifts: Lattice translations, shape (n_edges, 3).
+        lengths: Length of each edge in Angstrom when they were found, shape (n_edges,).
         may_overlap: Whether two atoms may come to lie on each other before the next search.
     """
 
     source: tuple[NDArray[np.int64], NDArray[np.int64]]
     edge_index: torch.Tensor
     shifts: torch.Tensor
+    lengths: Array
     may_overlap: bool
 
 
@@ -61,7 +63,7 @@ class GraphBuilder:
         potential: The potential.
         skin: Width in Angstrom by which the neighbor list reaches beyond the cutoff.
         on_search: Is called after each search of neighbors, and when elements have changed, with
-            species, center and neighbor of the edges and their lengths in Angstrom, as arrays.
+            species, center and neighbor of the edges and their lengths in Angstrom at the search.
     """
 
     def __init__(
@@ -115,8 +117,7 @@ class GraphBuilder:
             self._seen is None or any(a is not b for a, b in zip(seen, self._seen, strict=True))
         ):
             center, neighbor = edges.source[0]
-            lengths = _lengths(positions, cell, edges.source)
-            self._on_search(system.species.cpu().numpy(), center, neighbor, lengths)
+            self._on_search(system.species.cpu().numpy(), center, neighbor, edges.lengths)
             self._seen = seen
         if self.neighbors.skin > 0.0 and edges.edge_index.shape[1] > FEW_EDGES:
             return _within(graph, self.neighbors.cutoff)
@@ -151,21 +152,16 @@ class GraphBuilder:
         """Edges as tensors, made once for each search of the neighbor list."""
         found = self.neighbors(positions, cell, pbc)
         if self._edges is None or self._edges.source is not found:
-            shifts = found[1].astype(float)
-            shortest = _lengths(positions, cell, found).min(initial=np.inf)
+            (center, neighbor), shifts = found[0], found[1].astype(float)
+            vectors = positions[neighbor] - positions[center] + shifts @ cell
+            lengths = np.sqrt((vectors**2).sum(1))
+            shortest = lengths.min(initial=np.inf)
             # Until the next search two atoms approach each other by less than the skin.
             may_overlap = bool(shortest < SHORTEST_DISTANCE + self.neighbors.skin)
             index = torch.as_tensor(found[0], device=self.device)
             translations = torch.as_tensor(shifts, device=self.device)
-            self._edges = _Edges(found, index, translations, may_overlap)
+            self._edges = _Edges(found, index, translations, lengths, may_overlap)
         return self._edges
-
-
-def _lengths(positions: Array, cell: Array, edges: tuple[Integers, Integers]) -> Array:
-    """Lengths of the edges of a neighbor list in Angstrom."""
-    (center, neighbor), shifts = edges
-    vectors = positions[neighbor] - positions[center] + shifts @ cell
-    return np.sqrt((vectors * vectors).sum(axis=1))
 
 
 def _within(graph: AtomGraph, cutoff: float) -> AtomGraph:

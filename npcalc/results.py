@@ -119,12 +119,13 @@ def evaluate(
     for formula in sorted({f for f in formulas.values() if f is not None}):
         warn_of_composition(potential.card, formula)
     check = NearestCheck(potential.card, potential.card.model.cutoff)
-    unusual: list[tuple[float, str]] = []
+    n_unusual, farthest = 0, (0.0, "")
     for members in _batches(potential, structures, edges_per_batch):
         batch = collate([graph for _, graph in members])
         places = [index for index, _ in members]
         known = [formulas[structures[k].numbers.tobytes()] is None for k in places]
-        unusual += _unusual_structures(check, batch, places, np.array(known))
+        more, excess, text = _unusual_structures(check, batch, places, np.array(known))
+        n_unusual, farthest = n_unusual + more, max(farthest, (excess, text))
         out = potential.arrays(batch, compile)
         first = 0
         for row, (index, graph) in enumerate(members):
@@ -138,10 +139,10 @@ def evaluate(
             names = potential.card.model.properties
             results.update(zip(names, own["properties"][0].tolist(), strict=True))
             found[index] = results
-    if unusual:
+    if n_unusual > 0:
         warnings.warn(
-            f"{len(unusual)} of {len(structures)} structures are outside the training domain of "
-            f"{potential.card.name!r}; the farthest is {max(unusual)[1]}",
+            f"{n_unusual} of {len(structures)} structures are outside the training domain of "
+            f"{potential.card.name!r}; the farthest is {farthest[1]}",
             DomainWarning,
             stacklevel=2,
         )
@@ -179,8 +180,8 @@ def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) ->
 
 def _unusual_structures(
     check: NearestCheck, batch: AtomGraph, places: list[int], known: NDArray[np.bool_]
-) -> list[tuple[float, str]]:
-    """How far each unusual structure of a batch is outside what was trained, and why.
+) -> tuple[int, float, str]:
+    """How many structures of a batch are outside what was trained, how far and why the farthest is.
 
     Args:
         check: What knows.
@@ -189,18 +190,17 @@ def _unusual_structures(
         known: Which of them are of a composition that was trained; of the others more has been said.
     """
     if not check.ranges or not known.any():
-        return []
+        return 0, 0.0, ""
     vectors = edge_vectors(batch.positions, batch.cell, batch.edge_index, batch.shifts, batch.batch)
     center, neighbor = batch.edge_index.cpu().numpy()
     system = batch.batch.cpu().numpy()
     species, length = batch.species.cpu().numpy(), vectors.norm(dim=1).cpu().numpy()
     found = check(species, center, neighbor, length, known[system])
     if found is None:
-        return []
+        return 0, 0.0, ""
     atom = found.worst - int(np.searchsorted(system, system[found.worst]))
-    worst = f"structure {places[system[found.worst]]}, atom {atom}: {found.text}"
-    # Of the others it is enough that they are.
-    return [(found.excess, worst)] + [(0.0, "")] * (len(np.unique(system[found.atoms])) - 1)
+    text = f"structure {places[system[found.worst]]}, atom {atom}: {found.text}"
+    return len(np.unique(system[found.atoms])), found.excess, text
 
 
 def _batches(

@@ -30,9 +30,6 @@ ThreadsOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
-STRUCTURE_FILES = (".xyz", ".extxyz", ".cif", ".traj", ".json", ".vasp", ".pdb")
-"""Endings of files for one structure, of the formats of ASE that keep a cell or need none."""
-
 
 def use_threads(number: int) -> None:
     """Sets the threads of this process; small molecules are fastest on one."""

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from .common import (
-    STRUCTURE_FILES,
     CompileOption,
     PotentialOption,
     QuietOption,
@@ -18,6 +17,9 @@ from .common import (
     must_be_free,
     use_threads,
 )
+
+STRUCTURE_FILES = (".xyz", ".extxyz", ".cif", ".traj", ".json", ".vasp", ".pdb")
+"""Endings of files for one structure, of the formats of ASE that keep a cell or need none."""
 
 FRAME_FILES = (".xyz", ".extxyz", ".traj", ".pdb")
 """Endings of files for many structures."""
