@@ -10,6 +10,7 @@ from systems import crystal, dimer, ethanol, make_graph, make_potential
 from npcalc import ops
 from npcalc.graph import collate
 from npcalc.ops import library
+from npcalc.ops.convolution import FusedTensorProduct
 from npcalc.potential import derivatives, package
 from npcalc.potential.derivatives import edge_vectors
 
@@ -26,9 +27,22 @@ FORMS = {
     "wide": ("geometry", {"host": {**HOST, "channels": 48, "n_basis": 9}, "d_max": 1.5}),
 }
 
+PRODUCTS = {
+    "nequip": ("geometry-4", {"host": {"name": "nequip", "channels": 16, "n_layers": 3}}),
+    "parity": (
+        "nodes-same",
+        {"host": {"name": "nequip", "channels": 32, "n_layers": 2, "l_max": 3, "parity": True}},
+    ),
+    "mace": ("geometry", {"host": {"name": "mace", "channels": 16, "l_max": 2}}),
+    "tensornet": ("static", {"host": {"name": "tensornet", "channels": 16, "n_basis": 6}}),
+}
+"""Forms whose sums over edges are the operator of convolution.h; the others are those of messages.h."""
+
+ALL = FORMS | PRODUCTS
+
 
 def make(name="three", dtype="float64"):
-    form, more = FORMS[name]
+    form, more = ALL[name]
     more = {"host": HOST, **more}
     return make_potential(more.pop("host"), form, dtype, **more)
 
@@ -50,7 +64,7 @@ def assert_same(found, expected, atol=1e-10):
         np.testing.assert_allclose(found[name], value, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", ALL)
 def test_operator_equals_network(name):
     potential = make(name)
     evaluate = fused(potential)
@@ -91,17 +105,19 @@ def test_reverse_edges_are_opposite_and_mutual():
         assert (center[back] == neighbor[near]).all()
 
 
-def test_edges_beyond_the_cutoff_change_nothing():
-    potential = make("one")
+@pytest.mark.parametrize("name", ["one", "nequip"])
+def test_edges_beyond_the_cutoff_change_nothing(name):
+    potential = make(name)
     evaluate = fused(potential)
-    wide = make_potential(HOST, cutoff=4.5)
+    wide = make_potential(cutoff=4.5)
     near, far = make_graph(potential, crystal()), make_graph(wide, crystal())
     assert far.edge_index.shape[1] > near.edge_index.shape[1]
     assert_same(evaluate(far), evaluate(near))
 
 
-def test_operator_in_float32():
-    double, single = make("rank"), make("rank", "float32")
+@pytest.mark.parametrize("name", ["rank", "nequip"])
+def test_operator_in_float32(name):
+    double, single = make(name), make(name, "float32")
     for atoms in (ethanol(), crystal()):
         graph = make_graph(double, atoms)
         expected, found = double.evaluate(graph), fused(single)(graph)
@@ -133,7 +149,7 @@ def weight_gradients(part, graph, **chosen):
     )
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", ALL)
 def test_gradients_of_training_equal_those_of_the_network(name):
     """Derivatives by the weights of energies, dipoles and, through second derivatives, forces."""
     potential = make(name)
@@ -149,8 +165,9 @@ def test_gradients_of_training_equal_those_of_the_network(name):
         assert_same(weight_gradients(fast, graph, differentiate=False), expected, atol=1e-8)
 
 
-def test_gradients_of_training_on_two_threads():
-    potential = make()
+@pytest.mark.parametrize("name", ["three", "nequip"])
+def test_gradients_of_training_on_two_threads(name):
+    potential = make(name)
     part = trainable(potential, True)
     graph = make_graph(potential, crystal().repeat(3))
     before = torch.get_num_threads()
@@ -214,8 +231,9 @@ def test_tensors_of_any_strides():
         torch.testing.assert_close(a, b)
 
 
-def test_threads_agree():
-    potential = make()
+@pytest.mark.parametrize("name", ["three", "nequip"])
+def test_threads_agree(name):
+    potential = make(name)
     evaluate = fused(potential)
     graph = make_graph(potential, crystal().repeat(3))
     assert graph.edge_index.shape[1] > 2 * 2 * 16 * 32  # enough for two threads
@@ -237,12 +255,65 @@ def test_models_that_the_operator_cannot_do():
         make_potential(HOST, d_max=2.5),
         make_potential(HOST, "nodes-same"),
         make_potential("egnn"),
+        make_potential("nequip"),  # of 4 channels
     ):
         model = potential.module.edge_potential.model
         assert not ops.can_fuse(model)
         assert package.with_operators(potential.module) is potential.module
         with pytest.raises(ValueError, match="can_fuse"):
             ops.fuse(copy.deepcopy(model))
+
+
+def convolution_arguments():
+    """A tensor product with its operator, and random arguments of both."""
+    ops.load_operators()
+    product = make("parity").module.edge_potential.model.host.layers[1].convolution.product
+    rng = torch.Generator().manual_seed(0)
+    n_points, n_edges = 7, 40
+    n_harmonics, _, d_in = product.shape
+    shapes = ((n_edges, 32 * sum(product.paths)), (n_edges, n_harmonics), (n_points, d_in, 32))
+    numbers = [
+        torch.randn(s, generator=rng, dtype=torch.float64, requires_grad=True) for s in shapes
+    ]
+    ends = [torch.randint(n_points, (n_edges,), generator=rng) for _ in range(2)]
+    return product, FusedTensorProduct(product), (*numbers, *ends)
+
+
+def test_convolution_has_the_derivatives_of_the_tensor_product():
+    """First and second ones, by weights, harmonics and features, of all of its components at once."""
+    product, operator, arguments = convolution_arguments()
+    found = []
+    for function in (product, operator):
+        rng = torch.Generator().manual_seed(1)
+
+        def weighted(tensors, rng=rng):
+            return sum(
+                (t * torch.randn(t.shape, generator=rng, dtype=t.dtype)).sum() for t in tensors
+            )
+
+        out = function(*arguments)
+        first = torch.autograd.grad(weighted([out]), arguments[:3], create_graph=True)
+        second = torch.autograd.grad(weighted(first), arguments[:3])
+        found.append((out, *first, *second))
+    for a, b in zip(*found, strict=True):
+        assert b.abs().max() > 1.0
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_third_derivatives_of_the_convolution_are_refused():
+    _, operator, arguments = convolution_arguments()
+    gradient = torch.autograd.grad(operator(*arguments).sum(), arguments[2], create_graph=True)[0]
+    second = torch.autograd.grad((gradient**2).sum(), arguments[1], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="third ones"):
+        torch.autograd.grad(second.sum(), arguments[0])
+
+
+def test_convolution_of_wrong_shapes_is_refused():
+    _, operator, (weight, harmonics, x, *ends) = convolution_arguments()
+    with pytest.raises(RuntimeError, match="weights have 31 columns, expected"):
+        operator(weight[:, :31], harmonics, x, *ends)
+    with pytest.raises(RuntimeError, match="multiple of 16"):
+        operator(weight, harmonics, x[..., :8], *ends)
 
 
 def test_wrong_width_is_refused():

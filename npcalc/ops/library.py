@@ -16,8 +16,12 @@ import torch
 from torch import Tensor
 
 from ..cache import cache_folder, processor
+from . import convolution
 
-SOURCES = ("common.h", "messages.h", "second.h", "messages.cpp")
+UNITS = ("messages.cpp", "convolution.cpp")
+"""What is compiled."""
+
+SOURCES = ("common.h", "messages.h", "second.h", "convolution.h", *UNITS)
 
 FLAGS = (
     "-O3", "-std=c++20", "-fPIC", "-shared", "-fno-math-errno", "-ffp-contract=fast",
@@ -64,7 +68,7 @@ def build(path: Path) -> None:
         part = Path(folder) / path.name
         command = [
             compiler, *FLAGS, *(f"-I{p}" for p in include_paths("cpu")),
-            str(Path(__file__).parent / "messages.cpp"), "-o", str(part),
+            *(str(Path(__file__).parent / unit) for unit in UNITS), "-o", str(part),
             f"-L{library}", "-ltorch_cpu", "-lc10",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
@@ -98,6 +102,7 @@ def load_operators() -> None:
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"npcalc::{name}", fake)
+    convolution.register()
 
 
 def _shape_of_reverse(edges: Tensor, center: Tensor, neighbor: Tensor, cutoff: float) -> Tensor:

@@ -1,7 +1,5 @@
 """PaiNN layers whose messages are the operator of ``messages.cpp``."""
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +7,6 @@ from ..model import PolarizedModel
 from ..nn.hosts.painn import PaiNNLayer
 from ..nn.points import PairedGeometry, SinglePoint
 from ..nn.radial import BesselBasis, PolynomialEnvelope
-from . import library
 
 PANEL = 32
 """Columns of a panel of packed weights, as in ``common.h``."""
@@ -113,8 +110,8 @@ class FusedPaiNNLayer(nn.Module):
         return layer.update_block(s + ds, v + dv)
 
 
-def can_fuse(model: PolarizedModel) -> bool:
-    """Whether the operator has what a model needs."""
+def can_fuse_messages(model: PolarizedModel) -> bool:
+    """Whether the operator has what the messages of a model need."""
     coupling = model.coupling
     return isinstance(coupling, (SinglePoint, PairedGeometry)) and all(
         isinstance(layer, PaiNNLayer)
@@ -126,42 +123,13 @@ def can_fuse(model: PolarizedModel) -> bool:
     )
 
 
-def operators_serve(model: PolarizedModel) -> bool:
-    """Whether the operators can do the messages of a model here; loads them, builds them if need be.
-
-    Warns where a compiler is there and cannot build them.
+def fuse_messages(model: PolarizedModel, constant: bool) -> None:
+    """Makes the messages of a model, for which `can_fuse_messages` holds, the operator's.
 
     Args:
         model: The model.
+        constant: Whether its weights will stay what they are now.
     """
-    if model.isolated_energy.device.type != "cpu" or not can_fuse(model):
-        return False
-    try:
-        library.load_operators()
-    except (RuntimeError, OSError) as error:
-        if library.find_compiler() is not None:
-            lines = str(error).strip().splitlines()
-            warnings.warn(
-                f"the operators of npcalc could not be built ({lines[0]}): compiling without them, "
-                f"which makes slower code",
-                stacklevel=3,
-            )
-        return False
-    return True
-
-
-def fuse(model: PolarizedModel, constant: bool = True) -> None:
-    """Makes the messages of a model the operator's.
-
-    Args:
-        model: The model.
-        constant: Whether its weights will stay what they are now, as they do outside training.
-
-    Raises:
-        ValueError: `can_fuse` does not hold.
-    """
-    if not can_fuse(model):
-        raise ValueError("the model has no layers that the operators can do; see can_fuse")
     model.fused = [
         FusedPaiNNLayer(layer, model.coupling, still, constant)  # type: ignore[arg-type]
         for layer, still in zip(model.host.layers, model.still, strict=True)

@@ -38,7 +38,7 @@ EDGES_AT_ONCE = 750_000
 """Edges up to which compiled code takes a graph in one piece, at some 13 kB of memory for each."""
 
 EDGES_AT_ONCE_FUSED = 10_000_000
-"""The same where the operators of `npcalc.ops` do the edges, at some 0.5 kB for each."""
+"""The same where an operator of `npcalc.ops` does all that is done on edges, at some 0.5 kB for each."""
 
 
 class Package(NamedTuple):
@@ -174,9 +174,10 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
         The package; None, with a warning, where it cannot be compiled.
     """
     device = module.reference.device
-    fused = ops.operators_serve(module.edge_potential.model)
+    model = module.edge_potential.model
+    fused = ops.operators_serve(model)
     path = package_path(sha256, dtype, device, fused, foreign_source(module))
-    limit = EDGES_AT_ONCE_FUSED if fused else EDGES_AT_ONCE
+    limit = EDGES_AT_ONCE_FUSED if fused and ops.can_fuse_messages(model) else EDGES_AT_ONCE
     if path.exists():
         try:
             return Package(_load(path, device), limit)

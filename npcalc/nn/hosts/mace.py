@@ -8,7 +8,9 @@ enter as in the `nequip` host, whose convolution this one shares.
 The last layer has scalars only, so it moves no points.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -78,8 +80,36 @@ def couplings(irreps: list[o3.Irrep], order: int, keep: o3.Irrep | None = None) 
     return sorted(found, key=lambda pair: pair[0])
 
 
+def n_monomials(variables: int, order: int) -> int:
+    """Number of products of ``order`` variables, whatever their sequence."""
+    return math.comb(variables + order - 1, order)
+
+
+def place(indices: Sequence[int]) -> int:
+    """Place of a product of variables, given in ascending order, among those of `monomials`."""
+    return sum(n_monomials(a, k + 1) for k, a in enumerate(indices))
+
+
+def monomials(x: Tensor, order: int) -> Tensor:
+    """Products of 1 to ``order`` components, order by order, sorted by the last of their components.
+
+    Args:
+        x: Messages, shape (C, D, n).
+        order: Most factors.
+
+    Returns:
+        Shape (C, n_monomials(D, 1) + ... + n_monomials(D, order), n).
+    """
+    found = [x]
+    for k in range(1, order):
+        # What has no component after a stands in front.
+        before = [found[-1][:, : n_monomials(a + 1, k)] for a in range(x.shape[1])]
+        found.append(torch.cat([p * x[:, a : a + 1] for a, p in enumerate(before)], dim=1))
+    return torch.cat(found, dim=1)
+
+
 class ProductTerm(nn.Module):
-    """Coefficients of the products of one order, mixed with weights of the point's type.
+    """Coefficients of the products of one order, with weights of the point types.
 
     Args:
         irreps: Irreps of the messages.
@@ -87,9 +117,6 @@ class ProductTerm(nn.Module):
         order: Number of factors.
         n_types: Number of point types.
         channels: Number of channels.
-
-    Attributes:
-        n_paths: Number of couplings, may be 0.
     """
 
     def __init__(
@@ -97,27 +124,28 @@ class ProductTerm(nn.Module):
     ) -> None:
         super().__init__()
         tables = [table for _, table in couplings(irreps, order, output)]
-        self.n_paths = len(tables)
+        n_paths = len(tables)
         total = sum(ir.dim for ir in irreps)
-        rows = output.dim * total**order
-        table = torch.stack(tables, -1) if tables else torch.zeros(rows, 0, dtype=torch.float64)
+        self.shape = (output.dim, n_monomials(total, order))
+        table = torch.zeros(*self.shape, n_paths, dtype=torch.float64)
+        if tables:
+            # Products do not depend on the sequence of their factors: coefficients of all are added.
+            sequences = itertools.product(range(total), repeat=order)
+            places = torch.tensor([place(sorted(sequence)) for sequence in sequences])
+            table.index_add_(1, places, torch.stack(tables, -1).reshape(output.dim, -1, n_paths))
         self.table: Tensor
-        self.register_buffer("table", table.reshape(rows, self.n_paths), persistent=False)
-        scale = 1.0 / max(self.n_paths, 1)
-        self.weight = nn.Parameter(scale * torch.randn(n_types, self.n_paths, channels))
+        self.register_buffer("table", table.flatten(0, 1), persistent=False)
+        scale = 1.0 / max(n_paths, 1)
+        self.weight = nn.Parameter(scale * torch.randn(n_types, n_paths, channels))
 
-    def weights(self, types: Tensor) -> Tensor:
-        """Weights (n, n_paths, C) for types as one-hot rows (n, n_types)."""
-        mixed = torch.matmul(types, self.weight.flatten(1))
-        return mixed.reshape(types.shape[0], self.n_paths, self.weight.shape[2])
-
-    def forward(self, types: Tensor) -> Tensor:
-        """Mixed coefficients, shape (n, output.dim * D**order, C)."""
-        return torch.matmul(self.table, self.weights(types))
+    def forward(self) -> Tensor:
+        """Coefficients of each type, shape (n_types, output.dim, n_monomials, C)."""
+        mixed = torch.matmul(self.table, self.weight)
+        return mixed.reshape(self.weight.shape[0], *self.shape, self.weight.shape[2])
 
 
 class Product(nn.Module):
-    """Symmetric contraction to one irrep (equations 10 and 11), factor by factor from the last.
+    """Coefficients of the symmetric contraction to one irrep (equations 10 and 11).
 
     Args:
         irreps: Irreps of the messages.
@@ -130,24 +158,35 @@ class Product(nn.Module):
         self, irreps: list[o3.Irrep], output: o3.Irrep, n_types: int, config: MACEConfig
     ) -> None:
         super().__init__()
-        self.dim = output.dim
-        self.total = sum(ir.dim for ir in irreps)
         orders = range(config.correlation, 0, -1)
         self.terms = nn.ModuleList(
             [ProductTerm(irreps, output, k, n_types, config.channels) for k in orders]
         )
 
-    def forward(self, x: Tensor, types: Tensor) -> Tensor:
-        """Maps messages (n, D, C) to (n, output.dim, C)."""
-        n, d, c = x.shape
-        out = torch.zeros(1, 1, 1, dtype=x.dtype, device=x.device)
-        for k, term in enumerate(self.terms):
-            coefficients = term(types)
-            if k > 0:
-                coefficients = coefficients + out
-            rows = coefficients.shape[1] // d
-            out = (coefficients.reshape(n, rows, d, c) * x[:, None]).sum(2)
-        return out
+    def forward(self) -> Tensor:
+        """Coefficients of all `monomials` for each type, shape (n_types, dim, n_monomials, C)."""
+        return torch.cat([term() for term in reversed(self.terms)], dim=2)
+
+
+def contract(coefficients: Tensor, x: Tensor, types: Tensor, order: int) -> Tensor:
+    """Sums monomials with the coefficients of each point's type.
+
+    Args:
+        coefficients: Shape (n_types, K, M, C).
+        x: Messages, shape (n, D, C).
+        types: Types as one-hot rows, shape (n, n_types).
+        order: Most factors of a monomial.
+
+    Returns:
+        Shape (n, K, C).
+    """
+    n_types, k, m, c = coefficients.shape
+    # Channels first and points last, as the product of matrices has them. It is made for all types and
+    # the right one is taken: coefficients of each point would be far larger.
+    products = monomials(x.permute(2, 1, 0).contiguous(), order)
+    rows = coefficients.permute(3, 0, 1, 2).reshape(c, n_types * k, m)
+    every = torch.bmm(rows, products).reshape(c, n_types, k, -1)
+    return (every * types.T[:, None]).sum(1).permute(2, 1, 0)
 
 
 class MACELayer(HostLayer):
@@ -170,6 +209,7 @@ class MACELayer(HostLayer):
         super().__init__()
         c = config.channels
         self.channels = c
+        self.correlation = config.correlation
         self.n_types = spec.n_types
         self.norm = 1.0 / spec.n_neighbors
         messages = [ir for _, ir in o3.Irreps.spherical_harmonics(config.l_max)]
@@ -185,6 +225,7 @@ class MACELayer(HostLayer):
         self.in_dims = [ir.dim for ir in inputs]
         self.out_dims = [ir.dim for ir in reached]
         self.after = nn.ModuleList([ScaledLinear(p * c, c) for p in self.convolution.paths])
+        self.product_dims = [ir.dim for ir in hidden]
         self.products = nn.ModuleList([Product(reached, ir, spec.n_types, config) for ir in hidden])
         self.mix = nn.ModuleList([ScaledLinear(c, c) for _ in hidden])
         common = [ir for ir in hidden if ir in inputs]
@@ -213,9 +254,10 @@ class MACELayer(HostLayer):
         base = torch.cat(atomic, dim=1)
 
         types = point_type[:, None] == torch.arange(self.n_types, device=x.device)
-        out: list[Tensor] = []
-        for product, linear in zip(self.products, self.mix, strict=True):
-            out.append(linear(product(base, types.to(x.dtype))))
+        coefficients = torch.cat([product() for product in self.products], dim=1)
+        every = contract(coefficients, base, types.to(x.dtype), self.correlation)
+        products = torch.split(every, self.product_dims, dim=1)
+        out = [linear(part) for linear, part in zip(self.mix, products, strict=True)]
         for k, connect in enumerate(self.connect):
             out[k] = out[k] + connect(inputs[k], point_type)
         return torch.cat(out, dim=1).flatten(1)

@@ -10,8 +10,7 @@ harmonics, Y_l = Y_l(first) + sum_m a_lm(distances) Y_l(m), with learned factors
 further paths.
 
 All irreps have the same number of channels, and the state is kept as (n_points, D, C) flattened,
-components before channels. The tensor products of one edge with all its paths are then a single
-matrix, made from the spherical harmonics and shared by the channels.
+components before channels, as `TensorProduct` wants it.
 """
 
 import itertools
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..radial import BesselBasis
-from ..scatter import sum_edges
+from ..tensor_product import TensorProduct
 from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 
@@ -104,7 +103,6 @@ class Convolution(nn.Module):
     Attributes:
         outputs: Irreps of the result, one after the other.
         paths: Number of paths into each of them.
-        weight_widths: Radial weights of all paths into each of them.
         widths: Components of all paths into each of them.
     """
 
@@ -113,8 +111,6 @@ class Convolution(nn.Module):
     ) -> None:
         super().__init__()
         c = config.channels
-        self.channels = c
-        self.d_in = sum(ir.dim for ir in inputs)
         harmonics = [ir for _, ir in o3.Irreps.spherical_harmonics(config.l_max)]
         self.outputs: list[o3.Irrep] = []
         self.paths: list[int] = []
@@ -127,13 +123,9 @@ class Convolution(nn.Module):
                 self.paths.append(len(found))
                 self.dims.append(ir.dim)
                 blocks += found
-        # (n_harmonics, Q, d_in) with Q the components of all paths
-        table = torch.cat(blocks, dim=1)
-        self.q = table.shape[1]
-        self.weight_widths = [p * c for p in self.paths]
         self.widths = [p * d for p, d in zip(self.paths, self.dims, strict=True)]
-        self.table: Tensor
-        self.register_buffer("table", table.flatten(1), persistent=False)
+        # (n_harmonics, Q, d_in) with Q the components of all paths
+        self.product = TensorProduct(torch.cat(blocks, dim=1), self.paths, self.dims, c)
         widths = [spec.n_distances * config.n_basis] + [config.radial_width] * config.radial_depth
         layers: list[nn.Module] = [ScaledLinear(widths[0], widths[1])]
         for n_in, n_out in itertools.pairwise(widths[1:]):
@@ -155,18 +147,9 @@ class Convolution(nn.Module):
         Returns:
             All paths one after the other, shape (n_points, Q, C).
         """
-        c = self.channels
-        weight = self.radial(basis) * geometry.envelope[:, None]
-        product = torch.matmul(harmonics, self.table).reshape(-1, self.q, self.d_in)
-        y = torch.bmm(product, x[geometry.neighbor])  # (E, Q, d_in), (E, d_in, C) -> (E, Q, C)
-        weights = torch.split(weight, self.weight_widths, dim=1)
-        products = torch.split(y, self.widths, dim=1)
-        parts: list[Tensor] = []
-        for k, dim in enumerate(self.dims):
-            w = weights[k].reshape(-1, self.paths[k], 1, c)
-            part = products[k].reshape(-1, self.paths[k], dim, c) * w
-            parts.append(part.reshape(-1, self.widths[k], c))
-        return sum_edges(torch.cat(parts, dim=1), geometry.center, x.shape[0])
+        # The envelope on the harmonics, of which there are fewer than weights.
+        inside = harmonics * geometry.envelope[:, None]
+        return self.product(self.radial(basis), inside, x, geometry.center, geometry.neighbor)
 
 
 def path_matrices(

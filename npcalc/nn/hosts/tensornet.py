@@ -16,7 +16,11 @@ from torch import Tensor, nn
 
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
+from ..tensor_product import BlockSum, spread
 from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
+
+PARTS = [1, 3, 6]
+"""Components of scalar, vector and symmetric part; the last is kept with its trace."""
 
 
 class TensorNetConfig(HostConfig):
@@ -68,19 +72,10 @@ class TensorLinear(nn.Module):
     def forward(self, parts: Tensor) -> Tensor:
         """Maps parts (n, 10, C) to the same shape."""
         done: list[Tensor] = []
-        pieces = torch.split(parts, [1, 3, 6], dim=1)
+        pieces = torch.split(parts, PARTS, dim=1)
         for k, linear in enumerate(self.maps):
             done.append(linear(pieces[k]))
         return torch.cat(done, dim=1)
-
-
-def spread(factors: Tensor, channels: int) -> Tensor:
-    """Factors of the three parts, (n, 3 C), for each of their components, (n, 10, C)."""
-    n = factors.shape[0]
-    f = factors.reshape(n, 3, 1, channels)
-    return torch.cat(
-        [f[:, 0], f[:, 1].expand(n, 3, channels), f[:, 2].expand(n, 6, channels)], dim=1
-    )
 
 
 class TensorNetLayer(HostLayer):
@@ -107,6 +102,7 @@ class TensorNetLayer(HostLayer):
             nn.Linear(c, 2 * c), nn.SiLU(),
             nn.Linear(2 * c, 3 * c), nn.SiLU(),
         )  # fmt: skip
+        self.messages = BlockSum(PARTS, c)
         self.before = TensorLinear(c)
         self.after = TensorLinear(c)
 
@@ -116,9 +112,9 @@ class TensorNetLayer(HostLayer):
         tensor = tensor / (square(tensor) + 1.0)[:, None, None]
         parts = self.before(decompose(tensor))
         envelope = geometry.envelope[:, None]
-        factors = self.radial(self.basis(geometry.distance).flatten(1) * envelope) * envelope
-        message = parts[geometry.neighbor] * spread(factors, c)
-        total = sum_edges(message, geometry.center, n) + parts * spread(self.radial(self.itself), c)
+        factors = self.radial(self.basis(geometry.distance).flatten(1) * envelope)
+        total = self.messages(factors, envelope, parts, geometry.center, geometry.neighbor)
+        total = total + parts * spread(self.radial(self.itself), PARTS, c)
         y, m = compose(parts), compose(total)
         both = product(m, y) + product(y, m)
         change = compose(self.after(decompose(both / (square(both) + 1.0)[:, None, None])))
@@ -176,17 +172,17 @@ class TensorNet(Host):
         envelope = geometry.envelope[:, None]
         factors = self.radial(self.basis(geometry.distance).flatten(1) * envelope) * envelope
         pair = a[geometry.center] + b[geometry.neighbor]
-        message = spread(factors, c) * (pair[:, None] * angular(geometry.direction[:, 0]))
+        message = spread(factors, PARTS, c) * (pair[:, None] * angular(geometry.direction[:, 0]))
         own = (a + b) * self.radial(self.itself)[:, :c]
         parts = sum_edges(message, geometry.center, n)
         parts = torch.cat([parts[:, :1] + own[:, None], parts[:, 1:]], dim=1)
         scale = self.scale(self.norm(square(compose(parts))))
-        return compose(self.mix(parts) * spread(scale, c)).flatten(1)
+        return compose(self.mix(parts) * spread(scale, PARTS, c)).flatten(1)
 
     def energy(self, states: list[Tensor]) -> Tensor:
         n, c = states[-1].shape[0], self.channels
         parts = decompose(states[-1].reshape(n, 3, 3, c))
-        i, a, s = torch.split(parts, [1, 3, 6], dim=1)
+        i, a, s = torch.split(parts, PARTS, dim=1)
         squares = torch.cat(
             [
                 3.0 * (i * i).flatten(1),
