@@ -76,7 +76,6 @@ def run(args: argparse.Namespace) -> None:
     """Trains one model, or goes on with it, and exports it."""
     name = f"{args.model}-{args.form}-seed{args.seed}"
     points = {"coupling": "paired_geometry", "n_points": POINTS[args.model]}
-    isolated = frames_of(args.data, "isolated_atoms")
     config = {
         "name": name, "output": str(args.runs / name),
         "model": {
@@ -86,7 +85,6 @@ def run(args: argparse.Namespace) -> None:
         "data": {
             "train": data_set(args.data, args.runs, "train_300K"), "n_validation": 50, "split_seed": 0,
             "test": data_set(args.data, args.runs, "test_MD_300K"),
-            "reference_energies": {a.symbols[0]: a.get_potential_energy() for a in isolated},
         },
         "loss": {"energy": ENERGY_WEIGHTS[args.model], "forces": 1.0, "dipole": 0.0, "form": "huber", "delta": 0.01},
         "training": {

@@ -1,6 +1,9 @@
 """The command line: what it writes and prints, and how it fails."""
 
+import ctypes
 import json
+import subprocess
+import sys
 
 import ase.io
 import numpy as np
@@ -153,3 +156,29 @@ def test_errors_are_one_clear_line(run, line, match):
     output = run(line, code=1)
     assert match in output
     assert "Traceback" not in output
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc"
+)
+def test_memory_is_kept():
+    """Arrays of a step lie where those of the step before were, and are not fetched from the system."""
+    script = (
+        "import resource, torch\n"
+        "from npcalc.cli.common import keep_memory\n"
+        "{}\n"
+        "def faults():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def step():\n"
+        "    arrays = [torch.ones(2**18) for _ in range(30)]\n"
+        "step()\n"
+        "before = faults()\n"
+        "for _ in range(20):\n"
+        "    step()\n"
+        "print(faults() - before)\n"
+    )
+    found = []
+    for call in ("pass", "keep_memory()"):
+        command = [sys.executable, "-c", script.format(call)]
+        found.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
+    assert found[1] < 0.2 * found[0]

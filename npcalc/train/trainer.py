@@ -28,9 +28,7 @@ from .log import TrainingLog
 from .loss import Errors, LossModule
 from .splits import load_splits
 from .targets import PropertyFit, fit_properties
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What the optimizer keeps of each weight."""
+from .vectors import WeightVectors
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - names the outcome
@@ -80,12 +78,8 @@ class Trainer:
         self.loss = LossModule(
             self.potential, config.loss, opt.compile == "auto", self.properties
         ).to(self.device)
-        self.weights = self.loss.weights
-        self.averages = self.weights.detach().clone()
-        self.best = self.averages.clone()
-        self.optimizer = torch.optim.AdamW(
-            [self.weights], lr=opt.learning_rate, weight_decay=opt.weight_decay, fused=True
-        )
+        self.vectors = WeightVectors(self.loss, opt.learning_rate, opt.weight_decay)
+        self.weights, self.optimizer = self.vectors.current, self.vectors.optimizer
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate)
         self.state: dict[str, Any] = {
             "epoch": 0,
@@ -210,22 +204,10 @@ class Trainer:
                 f"another output folder"
             )
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Everything that a continued run needs, by name."""
-        vectors = {"weight": self.weights, "average": self.averages, "best": self.best}
-        state = self.optimizer.state.get(self.weights, {})
-        vectors |= {f"optimizer.{k}": state[k] for k in MOMENTS if k in state}
-        tensors = {
-            f"{kind}.{name}": piece
-            for kind, vector in vectors.items()
-            for name, piece in self.loss.pieces(vector).items()
-        }
-        return tensors | ({"optimizer.step": state["step"]} if state else {})
-
     def save(self) -> None:
         """Writes the checkpoint."""
         if self.processes.first:
-            save_checkpoint(self.checkpoint, self._tensors(), self.state)
+            save_checkpoint(self.checkpoint, self.vectors.tensors(), self.state)
 
     def _resume(self) -> None:
         tensors, state = load_checkpoint(self.checkpoint)
@@ -237,18 +219,7 @@ class Trainer:
                     f"data, or another output folder"
                 )
         self.state |= state
-        with torch.no_grad():
-            self._restore(self.weights, "weight", tensors)
-            self._restore(self.averages, "average", tensors)
-            self._restore(self.best, "best", tensors)
-            # Older checkpoints have a step for each parameter, and no moments of those without use.
-            steps = [v for k, v in tensors.items() if k.startswith("optimizer.step")]
-            if steps:
-                moments = {key: torch.zeros_like(self.averages) for key in MOMENTS}
-                for key, vector in moments.items():
-                    self._restore(vector, f"optimizer.{key}", tensors)
-                step = steps[0].to(self.device)
-                self.optimizer.state[self.weights] = {"step": step, **moments}
+        self.vectors.restore(tensors)
         self.schedule.last_epoch = self.state["step"]
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.training.learning_rate * self._learning_rate(
@@ -256,13 +227,6 @@ class Trainer:
             )
         if self.processes.first:
             self.log.cut(self.state["epoch"])
-
-    def _restore(self, vector: Tensor, kind: str, tensors: dict[str, Tensor]) -> None:
-        """Fills a vector like the weights with what a checkpoint has of a kind."""
-        for name, piece in self.loss.pieces(vector).items():
-            key = f"{kind}.{name}"
-            if key in tensors or not kind.startswith("optimizer"):
-                piece.copy_(tensors[key])
 
     @flush_denormals()
     def run(self, progress: bool = True) -> None:
@@ -324,10 +288,7 @@ class Trainer:
             self.optimizer.step()
             self.schedule.step()
             self.state["step"] += 1
-            step = self.state["step"]
-            decay = min(opt.ema, (1.0 + step) / (10.0 + step))
-            with torch.no_grad():
-                self.averages.lerp_(self.weights, 1.0 - decay)
+            self.vectors.follow(self.state["step"], opt.ema)
             total += float(loss.detach())
         return total / self.steps_per_epoch
 
@@ -341,7 +302,7 @@ class Trainer:
         Returns:
             The errors.
         """
-        sums = self._statistics(split, self.best if weights is None else weights)
+        sums = self._statistics(split, self.vectors.best if weights is None else weights)
         return Errors.from_sums([t.name for t in self.loss.targets], sums)
 
     def _statistics(self, split: str, weights: Tensor) -> Tensor:
@@ -369,7 +330,7 @@ class Trainer:
             or self.splits["validation"].common_formula != formula
         ):
             return
-        _, _, signed, count = self._statistics("validation", self.best)[0].tolist()
+        _, _, signed, count = self._statistics("validation", self.vectors.best)[0].tolist()
         if count == 0.0:
             return
         shift = signed / count / int(self.splits["train"].n_atoms[0])
@@ -378,12 +339,12 @@ class Trainer:
             batches.shift_energies(shift)
 
     def _validate(self, train_loss: float) -> Errors:
-        errors = self.errors("validation", self.averages)
+        errors = self.errors("validation", self.vectors.average)
         score = self._score(errors)
         if score < self.state["best"]:
             self.state["best"] = score
             self.state["best_epoch"] = self.state["epoch"]
-            self.best = self.averages.clone()
+            self.vectors.keep_average()
         if self.processes.first:
             lr = self.schedule.get_last_lr()[0]
             row = [self.state["epoch"], self.state["step"], f"{lr:.3e}", f"{train_loss:.6e}"]
@@ -418,7 +379,7 @@ class Trainer:
     def best_model(self) -> PolarizedModel:
         """A model with the best averaged weights, in evaluation mode on the CPU."""
         model = PolarizedModel(self.model_config)
-        best = self.loss.pieces(self.best.cpu())
+        best = self.loss.pieces(self.vectors.best.cpu())
         model.load_state_dict({k.removeprefix("model."): v for k, v in best.items()}, strict=False)
         return model.eval()
 

@@ -1,4 +1,4 @@
-"""Small real training: it learns, resumes identically, exports; and bad configurations."""
+"""Small real training: it learns, resumes identically, exports; and what stops it."""
 
 import csv
 import json
@@ -11,40 +11,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from runs import DATA, raw_config
 from systems import ethanol
 
 from npcalc import NPCalculator, load_potential
 from npcalc.data import DataSet, Label, from_atoms
 from npcalc.ops.library import find_compiler
-from npcalc.potential.registry import bundled_folder
 from npcalc.train import (
-    ConfigError,
     Trainer,
     TrainingDiverged,
-    load_config,
     parse_config,
     train,
 )
 from npcalc.train.batches import Batches
 from npcalc.train.checkpoint import load_checkpoint, save_checkpoint
 from npcalc.train.splits import load_splits
-from npcalc.train.trainer import MOMENTS
-
-DATA = bundled_folder() / "data" / "ethanol-train.h5"
-
-
-def raw_config(folder, **training):
-    return {
-        "name": "small",
-        "output": str(folder),
-        "model": {"host": {"name": "painn", "channels": 16, "n_layers": 2, "n_basis": 8}},
-        "data": {"train": str(DATA), "n_train": 100, "n_validation": 20},
-        "loss": {"energy": 1.0, "forces": 1.0, "dipole": 1.0},
-        "training": {
-            "epochs": 4, "batch_size": 10, "learning_rate": 5e-3, "compile": False, "ema": 0.9,
-            "validate_every": 1, "checkpoint_every": 1, "warmup_steps": 5, **training,
-        },
-    }  # fmt: skip
+from npcalc.train.vectors import MOMENTS
 
 
 def rows(folder):
@@ -324,57 +306,6 @@ def test_absent_labels_are_masked(tmp_path):
     torch.testing.assert_close(part.dipole[:6], full.dipole[:6])
     assert full.edges.shape == (12 * 72, 3)
     assert full.system.max() == 12
-
-
-def write(tmp_path, raw):
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (
-            lambda c: c.update(traning={}),
-            "unknown key 'traning', the nearest known key is 'training'",
-        ),
-        (
-            lambda c: c["training"].update(batchsize=1),
-            "'training.batchsize', the nearest known key is 'batch_size'",
-        ),
-        (lambda c: c["model"]["host"].update(chanels=1), "the nearest known key is 'channels'"),
-        (
-            lambda c: c["model"].update(properties={"gap": {"readut": "sum"}}),
-            "'model.properties.gap.readut', the nearest known key is 'readout'",
-        ),
-        (lambda c: c["training"].update(lr=1.0), "unknown key 'training.lr'; known: "),
-        (lambda c: c["model"]["host"].update(name="pain"), "model.host"),
-        (lambda c: c["training"].update(epochs=0), "'training.epochs': .* got 0"),
-        (lambda c: c.pop("data"), "'data' is missing"),
-        (
-            lambda c: c["model"].update(polarization="none"),
-            "a dipole needs moving points or a charge model",
-        ),
-        (lambda c: c["model"].update(elements=["H", "Xq"]), "unknown chemical symbols"),
-        (lambda c: c["model"].update(formal_charges={"O": -1}), "need charges"),
-        (lambda c: c["model"].update(charges="formal"), "needs formal_charges"),
-        (lambda c: c["data"].update(split_file="s.txt"), "leave out validation and n_train"),
-    ],
-)
-def test_bad_configuration(tmp_path, change, match):
-    raw = raw_config(tmp_path / "run")
-    change(raw)
-    with pytest.raises(ConfigError, match=match):
-        load_config(write(tmp_path, raw))
-
-
-def test_bad_configuration_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no configuration"):
-        load_config(tmp_path / "none.yaml")
-    (tmp_path / "x.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match="not valid YAML"):
-        load_config(tmp_path / "x.yaml")
 
 
 def test_configured_label_that_no_structure_has(tmp_path):

@@ -1,0 +1,58 @@
+"""Configurations that are refused, and what is said of them."""
+
+import pytest
+import yaml
+from runs import raw_config
+
+from npcalc.train import ConfigError, load_config
+
+
+def write(tmp_path, raw):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            lambda c: c.update(traning={}),
+            "unknown key 'traning', the nearest known key is 'training'",
+        ),
+        (
+            lambda c: c["training"].update(batchsize=1),
+            "'training.batchsize', the nearest known key is 'batch_size'",
+        ),
+        (lambda c: c["model"]["host"].update(chanels=1), "the nearest known key is 'channels'"),
+        (
+            lambda c: c["model"].update(properties={"gap": {"readut": "sum"}}),
+            "'model.properties.gap.readut', the nearest known key is 'readout'",
+        ),
+        (lambda c: c["training"].update(lr=1.0), "unknown key 'training.lr'; known: "),
+        (lambda c: c["model"]["host"].update(name="pain"), "model.host"),
+        (lambda c: c["training"].update(epochs=0), "'training.epochs': .* got 0"),
+        (lambda c: c.pop("data"), "'data' is missing"),
+        (
+            lambda c: c["model"].update(polarization="none"),
+            "a dipole needs moving points or a charge model",
+        ),
+        (lambda c: c["model"].update(elements=["H", "Xq"]), "unknown chemical symbols"),
+        (lambda c: c["model"].update(formal_charges={"O": -1}), "need charges"),
+        (lambda c: c["model"].update(charges="formal"), "needs formal_charges"),
+        (lambda c: c["data"].update(split_file="s.txt"), "leave out validation and n_train"),
+    ],
+)
+def test_bad_configuration(tmp_path, change, match):
+    raw = raw_config(tmp_path / "run")
+    change(raw)
+    with pytest.raises(ConfigError, match=match):
+        load_config(write(tmp_path, raw))
+
+
+def test_bad_configuration_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no configuration"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "x.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "x.yaml")
