@@ -10,7 +10,8 @@ some 0.01 A, neighbor list included; npcalc gives the dipole too, the peers do n
 npcalc is its `painn`, 64 channels, 3 layers, paired geometry, moving points, 8 radial functions: ``ethanol-fast`` (four
 points, trained) and the same with one point and random weights. TorchANI is one network of the form of ANI-2x, random
 weights, no vectors. A start is from the imported package to the first forces, with machine code in the cache; evaluation
-is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other. ``core`` measures a core: products of matrices and copies of memory.
+is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other; ``around`` is a
+step whose model returns at once: what calculator, ASE and displacements take. ``core`` measures a core: products of matrices and copies of memory.
 The limit beside a time is that of the products of the compiled code (filters of all pairs, forward, again and back) at
 the speed of that core. ``run`` writes `results/speed.json`, ``table`` the Markdown.
 """
@@ -52,8 +53,10 @@ def cases() -> list[str]:
             found += [f"{peer} peer {what} 1" for peer in PEERS]
     for what in ("ethanol", "water-192", "water-1536"):
         found += [f"four {way} {what} 2" for way in ("compiled", "script")]
-    found += [f"four {way} {w} 1" for w in ("evaluate", "singly") for way in ("compiled", "script")]
-    found += ["four compiled start 1", "four script start 1"]
+    for what in ("evaluate", "singly"):
+        found += [f"four {way} {what} {n}" for way in ("compiled", "script") for n in (1, 2)]
+    found += ["four compiled around 1", "four compiled start 1", "four script start 1"]
+    found += [f"accurate {way} ethanol 1" for way in ("compiled", "script")]
     found += ["four compiled train 1", "one compiled train 1", "schnetpack peer train 1"]
     return [*found, "four compiled water-100k 1", "four script water-100k 1", "core core core 1"]
 
@@ -84,7 +87,8 @@ def run_case(case: str, folder: Path) -> None:
     points, way, what, threads = case.split()
     torch.set_num_threads(int(threads))
     compiled = way == "compiled"
-    name = "ethanol-fast" if points == "four" else str(folder / "one.pt")
+    names = {"four": "ethanol-fast", "accurate": "ethanol", "one": str(folder / "one.pt")}
+    name = names[points]
     if what == "core":
         core_case()
         return
@@ -112,7 +116,8 @@ def run_case(case: str, folder: Path) -> None:
         report([t / len(frames) for t in times])
         return
     large = what == "water-100k"
-    atoms = structure("water-98304" if large else "ethanol" if what == "start" else what)
+    small = what in ("start", "around")
+    atoms = structure("water-98304" if large else "ethanol" if small else what)
     # Water is outside of what ethanol-fast was trained on; its speed is the same.
     atoms.calc = NPCalculator(name, compile=compiled, check_domain=False)
     if what == "start":
@@ -120,6 +125,13 @@ def run_case(case: str, folder: Path) -> None:
         report([1000 * (time.perf_counter() - began)])
         return
     step = ase_step(atoms, dipole=True)
+    if what == "around":
+        step()
+        potential = atoms.calc.potential
+        out = potential.arrays(atoms.calc.graph(atoms), compiled)
+        potential.arrays = lambda *_: out
+        report(measure(step))
+        return
     if large:
         start = time.perf_counter()
         step()
@@ -193,7 +205,7 @@ def run(environments: Path, rounds: int, only: list[str]) -> None:
         random_potential(folder / "one.pt")
     chosen = [c for c in cases() if all(w in c for w in only)]
     # What is compiled once on a machine is compiled before the clock starts.
-    prepare = [("one", "compiled", "ethanol", "1"), ("four", "compiled", "ethanol", "1")]
+    prepare = [(who, "compiled", "ethanol", "1") for who in ("one", "four", "accurate")]
     known = {c for c in chosen if "compiled" in c}
     for case in (" ".join(p) for p in prepare):
         if any(c.split()[0] == case.split()[0] for c in known):
@@ -287,13 +299,23 @@ def table() -> None:
             if small and large:
                 power = math.log(large["median_ms"] / small["median_ms"]) / math.log(64)
                 lines.append(f"- {name}, {way}: {power:.3f}")
+    names = {
+        "around": "calculator, ASE and displacements around a model that returns at once",
+        "ethanol": "step of the potential `ethanol` (nequip, 48 channels)",
+    }
+    lines += ["", "## Other steps of ethanol, ms", ""]
+    for who, what in (("four", "around"), ("accurate", "ethanol")):
+        found = [rows.get(f"{who} {way} {what} 1") for way in ("compiled", "script")]
+        lines.append(f"- {names[what]}: {' / '.join(ms(row) for row in found if row)}")
     lines += ["", "## Training, and many structures at once", ""]
     pairs = [
         ("training step of SchNetPack over that of npcalc, 4 points", "schnetpack peer train 1", "four compiled train 1"),
         ("the same, 1 point", "schnetpack peer train 1", "one compiled train 1"),
-        ("one by one over all at once, 4 points, compiled", "four compiled singly 1", "four compiled evaluate 1"),
-        ("the same, not compiled", "four script singly 1", "four script evaluate 1"),
     ]  # fmt: skip
+    for n, threads in ((1, "one thread"), (2, "two threads")):
+        for way, how in (("compiled", "compiled"), ("script", "not compiled")):
+            name = f"one by one over all at once, 4 points, {how}, {threads}"
+            pairs.append((name, f"four {way} singly {n}", f"four {way} evaluate {n}"))
     for name, over, under in pairs:
         if over in rows and under in rows:
             a, b = (rows[case]["median_ms"] for case in (over, under))

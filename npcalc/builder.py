@@ -1,7 +1,7 @@
 """GraphBuilder: from ASE atoms to a graph, with checks, doing again only what has changed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from .graph import AtomGraph
-from .neighbors import SHORTEST_DISTANCE, VerletList
+from .neighbors import SHORTEST_DISTANCE, VerletList, pairs_of_molecules
 from .potential import Potential
 from .potential.derivatives import edge_vectors
 
@@ -122,6 +122,44 @@ class GraphBuilder:
         if self.neighbors.skin > 0.0 and edges.edge_index.shape[1] > FEW_EDGES:
             return _within(graph, self.neighbors.cutoff)
         return graph
+
+    def molecules(self, structures: Sequence[Atoms]) -> tuple[AtomGraph, Array] | None:
+        """The graph of molecules of the same atoms, all at once, which is far faster than one by one.
+
+        Args:
+            structures: Molecules with the same atomic numbers in the same order, not periodic.
+
+        Returns:
+            A batch and the length of each edge in Angstrom; None where one of them, looked at alone,
+            would be refused.
+        """
+        positions = np.stack([atoms.positions for atoms in structures])
+        n_molecules, n_atoms = positions.shape[:2]
+        if set(structures[0].symbols) - set(self._index) or not math.isfinite(positions.sum()):
+            return None
+        edge_index = pairs_of_molecules(positions, self.neighbors.cutoff)
+        rows = positions.reshape(-1, 3)
+        vectors = rows[edge_index[1]] - rows[edge_index[0]]
+        lengths = np.sqrt((vectors * vectors).sum(1))
+        if lengths.min(initial=np.inf) < SHORTEST_DISTANCE:
+            return None
+        species = [self._index[s] for s in structures[0].symbols] * n_molecules
+        arrays = {
+            "positions": rows,
+            "cell": np.stack([atoms.cell.array for atoms in structures]),
+            "species": np.array(species),
+            "edge_index": edge_index,
+            "shifts": np.zeros((len(lengths), 3)),
+            "batch": np.repeat(np.arange(n_molecules), n_atoms),
+        }
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return AtomGraph(**{name: t.to(self.device) for name, t in tensors.items()}), lengths
+
+    @property
+    def lengths(self) -> Array:
+        """Length in Angstrom of each edge of the last graph, when its neighbors were searched."""
+        assert self._edges is not None
+        return self._edges.lengths
 
     def _known_system(self, atoms: Atoms) -> _System:
         """What follows from elements and cell, checked and made once while they stay."""

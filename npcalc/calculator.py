@@ -11,11 +11,12 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from numpy.typing import NDArray
 
+from .batches import check_extent
 from .builder import GraphBuilder
 from .domain import DomainWarning, NearestCheck, Unusual, unknown_composition, warn_of_composition
 from .graph import AtomGraph
 from .potential import Potential, load_potential
-from .results import check_extent, results_of
+from .results import results_of
 
 Array = NDArray[np.float64]
 

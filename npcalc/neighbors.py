@@ -85,13 +85,22 @@ FEW_ATOMS = 60
 """Atoms up to which all pairs of a molecule are looked at, which is then faster than a search."""
 
 
-def _pairs_of_few(positions: Array, cutoff: float) -> tuple[Integers, Integers]:
-    """As `neighbor_list` without periodic directions."""
-    vectors = positions[None] - positions[:, None]
-    near = (vectors * vectors).sum(2) < cutoff**2
-    near.flat[:: len(positions) + 1] = False
-    edge_index = np.stack(np.nonzero(near))
-    return edge_index, np.zeros((edge_index.shape[1], 3), dtype=np.int64)
+def pairs_of_molecules(positions: Array, cutoff: float) -> Integers:
+    """All pairs of atoms of the same molecule closer than the cutoff, both directions of each.
+
+    Args:
+        positions: Coordinates of molecules of equal size in Angstrom, shape (n_molecules, n_atoms, 3).
+        cutoff: Largest distance in Angstrom.
+
+    Returns:
+        Edge index (2, n_edges) of the atoms of all molecules, sorted by center.
+    """
+    n = positions.shape[1]
+    vectors = positions[:, None] - positions[:, :, None]
+    near = (vectors * vectors).sum(3) < cutoff**2
+    near.reshape(len(near), -1)[:, :: n + 1] = False
+    molecule, center, neighbor = np.nonzero(near)
+    return np.stack([n * molecule + center, n * molecule + neighbor])
 
 
 def neighbor_list(
@@ -111,7 +120,8 @@ def neighbor_list(
     if len(positions) == 0:
         return np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
     if len(positions) <= FEW_ATOMS and not pbc.any():
-        return _pairs_of_few(positions, cutoff)
+        edge_index = pairs_of_molecules(positions[None], cutoff)
+        return edge_index, np.zeros((edge_index.shape[1], 3), dtype=np.int64)
     positions = close_gaps(positions, cell, pbc, cutoff)
     box, origin = search_box(positions, cell, pbc, pad=cutoff)
     center, neighbor, shifts = neighbour_list(

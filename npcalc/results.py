@@ -3,8 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
-from .builder import GraphBuilder
+from .batches import GraphBatch, evaluated, graph_batches, naming
 from .domain import DomainWarning, NearestCheck, unknown_composition, warn_of_composition
-from .graph import AtomGraph, collate
 from .potential import Potential, load_potential
-from .potential.derivatives import PER_SYSTEM, edge_vectors
+from .potential.derivatives import PER_SYSTEM
 
 Array = NDArray[np.float64]
 
@@ -65,20 +63,6 @@ def results_of(out: dict[str, Array], atoms: Atoms, properties: Sequence[str]) -
     return results
 
 
-def check_extent(potential: Potential, atoms: Atoms) -> None:
-    """Refuses a periodic structure where the potential has a spatial extent.
-
-    Raises:
-        ValueError: It is periodic.
-    """
-    sections = potential.card.model.properties.values()
-    if atoms.pbc.any() and any(p.readout == "extent" for p in sections):
-        raise ValueError(
-            "the spatial extent is that of a molecule; this structure is periodic: set "
-            "atoms.pbc = False"
-        )
-
-
 def evaluate(
     potential: str | os.PathLike[str] | Potential,
     structures: Sequence[Atoms],
@@ -88,7 +72,8 @@ def evaluate(
     """Results of many structures, evaluated together in batches of about the same size.
 
     Batches are filled with structures of similar size up to a number of edges, so memory does not
-    grow with the list.
+    grow with the list. On the CPU as many batches run at once as torch has threads
+    (``torch.set_num_threads``): a thread for each is better than all for one.
 
     Args:
         potential: The potential, the name of a bundled one, or the path of a file.
@@ -120,21 +105,19 @@ def evaluate(
         warn_of_composition(potential.card, formula)
     check = NearestCheck(potential.card, potential.card.model.cutoff)
     n_unusual, farthest = 0, (0.0, "")
-    for members in _batches(potential, structures, edges_per_batch):
-        batch = collate([graph for _, graph in members])
-        places = [index for index, _ in members]
-        known = [formulas[structures[k].numbers.tobytes()] is None for k in places]
-        more, excess, text = _unusual_structures(check, batch, places, np.array(known))
+    batches = graph_batches(potential, structures, edges_per_batch)
+    for batch, out in evaluated(potential, batches, compile, edges_per_batch):
+        known = [formulas[structures[k].numbers.tobytes()] is None for k in batch.places]
+        more, excess, text = _unusual_structures(check, batch, np.array(known))
         n_unusual, farthest = n_unusual + more, max(farthest, (excess, text))
-        out = potential.arrays(batch, compile)
         first = 0
-        for row, (index, graph) in enumerate(members):
-            atoms_rows = slice(first, first + graph.n_atoms)
-            first += graph.n_atoms
+        for row, (index, size) in enumerate(zip(batch.places, batch.sizes, strict=True)):
+            atoms_rows = slice(first, first + size)
+            first += size
             own = {
                 k: v[row : row + 1] if k in PER_SYSTEM else v[atoms_rows] for k, v in out.items()
             }
-            with _naming(index):
+            with naming(index):
                 results = results_of(own, structures[index], potential.card.properties)
             names = potential.card.model.properties
             results.update(zip(names, own["properties"][0].tolist(), strict=True))
@@ -147,15 +130,6 @@ def evaluate(
             stacklevel=2,
         )
     return found
-
-
-@contextmanager
-def _naming(index: int) -> Iterator[None]:
-    """Puts the place of a structure in front of what is wrong with it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"structure {index}: {error}") from error
 
 
 def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) -> list[Atoms]:
@@ -179,46 +153,23 @@ def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) ->
 
 
 def _unusual_structures(
-    check: NearestCheck, batch: AtomGraph, places: list[int], known: NDArray[np.bool_]
+    check: NearestCheck, batch: GraphBatch, known: NDArray[np.bool_]
 ) -> tuple[int, float, str]:
     """How many structures of a batch are outside what was trained, how far and why the farthest is.
 
     Args:
         check: What knows.
         batch: The structures.
-        places: Their places in the list.
         known: Which of them are of a composition that was trained; of the others more has been said.
     """
     if not check.ranges or not known.any():
         return 0, 0.0, ""
-    vectors = edge_vectors(batch.positions, batch.cell, batch.edge_index, batch.shifts, batch.batch)
-    center, neighbor = batch.edge_index.cpu().numpy()
-    system = batch.batch.cpu().numpy()
-    species, length = batch.species.cpu().numpy(), vectors.norm(dim=1).cpu().numpy()
-    found = check(species, center, neighbor, length, known[system])
+    center, neighbor = batch.graph.edge_index.cpu().numpy()
+    system = batch.graph.batch.cpu().numpy()
+    species = batch.graph.species.cpu().numpy()
+    found = check(species, center, neighbor, batch.lengths, known[system])
     if found is None:
         return 0, 0.0, ""
     atom = found.worst - int(np.searchsorted(system, system[found.worst]))
-    text = f"structure {places[system[found.worst]]}, atom {atom}: {found.text}"
+    text = f"structure {batch.places[system[found.worst]]}, atom {atom}: {found.text}"
     return len(np.unique(system[found.atoms])), found.excess, text
-
-
-def _batches(
-    potential: Potential, structures: Sequence[Atoms], edges_per_batch: int
-) -> Iterator[list[tuple[int, AtomGraph]]]:
-    """Graphs with their places in the list, in batches, small structures first."""
-    build = GraphBuilder(potential, skin=0.0)
-    members: list[tuple[int, AtomGraph]] = []
-    n_edges = 0
-    for index in sorted(range(len(structures)), key=lambda k: len(structures[k])):
-        with _naming(index):
-            check_extent(potential, structures[index])
-            graph = build(structures[index])
-        more = graph.edge_index.shape[1]
-        if members and n_edges + more > edges_per_batch:
-            yield members
-            members, n_edges = [], 0
-        members.append((index, graph))
-        n_edges += more
-    if members:
-        yield members

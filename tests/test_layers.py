@@ -18,6 +18,7 @@ LAYERS = [
     ["ops"],
     ["potential"],
     ["builder", "data", "domain"],
+    ["batches"],
     ["results"],
     ["calculator"],
     ["train", "md"],

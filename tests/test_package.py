@@ -8,6 +8,7 @@ import torch
 from ase import Atoms
 from systems import crystal, dimer, ethanol, make_graph, make_potential
 
+import npcalc
 from npcalc import NPCalculator
 from npcalc.graph import collate
 from npcalc.ops import library
@@ -41,13 +42,13 @@ def test_exported_program_serves_other_sizes(host, form):
             np.testing.assert_allclose(value, expected, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("channels", [8, 16])
-def test_compiled_equals_eager(monkeypatch, channels):
+@pytest.mark.parametrize(("name", "channels"), [("painn", 8), ("painn", 16), ("nequip", 16)])
+def test_compiled_equals_eager(monkeypatch, name, channels):
     """One compilation serves every structure, and the next process finds it.
 
     With 16 channels it uses our own operators, with 8 it cannot.
     """
-    host = {"name": "painn", "channels": channels, "n_layers": 2, "n_basis": 6}
+    host = {"name": name, "channels": channels, "n_layers": 2, "n_basis": 6}
     potential = make_potential(host, charges="increments")
     fused = package.with_operators(potential.module) is not potential.module
     assert fused == (channels == 16)
@@ -64,6 +65,13 @@ def test_compiled_equals_eager(monkeypatch, channels):
     found = potential.evaluate_compiled(strided)
     for name, value in potential.evaluate(batch).items():
         np.testing.assert_allclose(found[name], value, atol=1e-9, err_msg=name)
+    # Several threads of Python may run it at once.
+    torch.set_num_threads(2)
+    frames = [ethanol(seed=k) for k in range(40)]
+    results = npcalc.evaluate(potential, frames, compile=True, edges_per_batch=200)
+    for one, atoms in zip(results, frames, strict=True):
+        np.testing.assert_allclose(one["forces"], eager.get_forces(atoms), atol=1e-9)
+    torch.set_num_threads(1)
     monkeypatch.setattr(package, "compile_package", None)
     same = Potential(potential.card, potential.weights, "cpu", "float64")
     again = NPCalculator(same, compile=True)

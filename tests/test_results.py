@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import molecule
 from systems import crystal, dimer, ethanol, make_potential
@@ -17,11 +18,14 @@ def potential():
     return make_potential("painn", "geometry-4", card=card, **section)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("edges_per_batch", [1, 90, 4000])
-def test_equal_to_one_by_one(potential, edges_per_batch):
+def test_equal_to_one_by_one(potential, edges_per_batch, threads):
+    torch.set_num_threads(threads)
     structures = [ethanol(seed=k) for k in range(3)]
     structures += [crystal(), dimer(1.3), Atoms("O"), ethanol(seed=9), dimer(9.0)]
     found = npcalc.evaluate(potential, structures, edges_per_batch=edges_per_batch)
+    assert torch.get_num_threads() == threads
     calculator = NPCalculator(potential)
     for atoms, results in zip(structures, found, strict=True):
         calculator.calculate(atoms)
@@ -32,12 +36,24 @@ def test_equal_to_one_by_one(potential, edges_per_batch):
         assert results["alpha"] == pytest.approx(alpha, abs=1e-9)
 
 
-def test_errors_name_the_structure(potential):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_errors_name_the_structure(potential, threads):
+    torch.set_num_threads(threads)
     overlapping = dimer(0.05)
     with pytest.raises(ValueError, match=r"structure 1: atoms . \(.\) and . \(.\) are 0.05"):
         npcalc.evaluate(potential, [ethanol(), overlapping, ethanol()])
+    assert torch.get_num_threads() == threads
+    # Molecules of the same atoms are looked at together; what is said is of one of them.
+    with pytest.raises(ValueError, match=r"structure 2: atoms . \(.\) and . \(.\) are 0.05"):
+        npcalc.evaluate(potential, [dimer(1.1), dimer(1.3), overlapping])
+    lost = dimer(1.2)
+    lost.positions[1, 2] = np.nan
+    with pytest.raises(ValueError, match="structure 1: position of atom 1 is NaN"):
+        npcalc.evaluate(potential, [dimer(1.1), lost])
+    with pytest.raises(ValueError, match="structure 0: the structure has no atoms"):
+        npcalc.evaluate(potential, [Atoms(), Atoms()])
     with pytest.raises(ValueError, match=r"structure 0: .*does not know Ne"):
-        npcalc.evaluate(potential, [Atoms("Ne")])
+        npcalc.evaluate(potential, [Atoms("Ne"), Atoms("Ne")])
     with pytest.raises(ValueError, match="edges_per_batch"):
         npcalc.evaluate(potential, [ethanol()], edges_per_batch=0)
     assert npcalc.evaluate(potential, []) == []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from torch import Tensor
 from ..cache import cache_folder, processor
 from . import convolution
 
-UNITS = ("messages.cpp", "convolution.cpp")
+UNITS = ("messages.cpp", "convolution.cpp", "packages.cpp")
 """What is compiled."""
 
 SOURCES = ("common.h", "messages.h", "second.h", "convolution.h", *UNITS)
 
 FLAGS = (
-    "-O3", "-std=c++20", "-fPIC", "-shared", "-fno-math-errno", "-ffp-contract=fast",
+    "-O3", "-std=c++20", "-fPIC", "-fno-math-errno", "-ffp-contract=fast",
     "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native",
     *(() if sys.platform == "darwin" else ("-fopenmp",)),
 )  # fmt: skip
@@ -64,17 +65,42 @@ def build(path: Path) -> None:
         raise RuntimeError("no C++ compiler found (g++, clang++)")
     path.parent.mkdir(parents=True, exist_ok=True)
     library = Path(torch.__file__).parent / "lib"
+    headers = [f"-I{p}" for p in include_paths("cpu")]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        objects = {unit: str(Path(folder) / f"{unit}.o") for unit in UNITS}
+        with (
+            ThreadPoolExecutor() as pool
+        ):  # each takes half a minute, most of it for torch's headers
+            parts = pool.map(
+                lambda unit: _call(
+                    [
+                        compiler,
+                        *FLAGS,
+                        *headers,
+                        "-c",
+                        str(Path(__file__).parent / unit),
+                        "-o",
+                        objects[unit],
+                    ]
+                ),
+                UNITS,
+            )
+            list(parts)
         part = Path(folder) / path.name
-        command = [
-            compiler, *FLAGS, *(f"-I{p}" for p in include_paths("cpu")),
-            *(str(Path(__file__).parent / unit) for unit in UNITS), "-o", str(part),
-            f"-L{library}", "-ltorch_cpu", "-lc10",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        linking = [f"-L{library}", "-ltorch_cpu", "-lc10"]
+        _call([compiler, *FLAGS, "-shared", *objects.values(), "-o", str(part), *linking])
         os.replace(part, path)
+
+
+def _call(command: list[str]) -> None:
+    """Runs the compiler.
+
+    Raises:
+        RuntimeError: It fails.
+    """
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
 
 
 @functools.cache

@@ -141,24 +141,25 @@ def compile_package(module: PotentialModule, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about its internals
         part = str(Path(folder) / path.name)
-        program = export_program(with_operators(module))
+        chosen = with_operators(module)
+        program = export_program(chosen)
         # Loops over atoms on one thread: waking others takes longer than most of them. The operators
         # for edges and products of matrices use all.
         settings = {"cpp.threads": 1}
         torch._inductor.aoti_compile_and_package(
             program, package_path=part, inductor_configs=settings
         )
-        _check(module, part)
+        _check(module, part, fused=chosen is not module)
         os.replace(part, path)
 
 
-def _check(module: PotentialModule, path: str) -> None:
+def _check(module: PotentialModule, path: str, fused: bool) -> None:
     """Compares a package with the network on a made-up structure."""
     inputs = example_inputs(module)
     with torch.enable_grad():
         expected = [t.detach() for t in module(*inputs).values()]
     with torch.no_grad():
-        found = _load(Path(path), module.reference.device)(*inputs)
+        found = _load(Path(path), module.reference.device, fused)(*inputs)
     check_agreement(found, expected)
 
 
@@ -180,7 +181,7 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
     limit = EDGES_AT_ONCE_FUSED if fused and ops.can_fuse_messages(model) else EDGES_AT_ONCE
     if path.exists():
         try:
-            return Package(_load(path, device), limit)
+            return Package(_load(path, device, fused), limit)
         except Exception:  # damaged, or of a system that has changed: made anew below
             path.unlink(missing_ok=True)
     if not compiler_available():
@@ -188,13 +189,24 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
         return None
     try:
         compile_package(module, path)
-        return Package(_load(path, device), limit)
+        return Package(_load(path, device, fused), limit)
     except Exception as error:
         warn_failed(error)
         return None
 
 
-def _load(path: Path, device: torch.device) -> Callable[..., list[Tensor]]:
+def _load(path: Path, device: torch.device, fused: bool) -> Callable[..., list[Tensor]]:
+    """Opens a package.
+
+    Args:
+        path: File of the package.
+        device: Where it runs.
+        fused: Whether it uses the operators of `npcalc.ops`, which are loaded then.
+    """
+    if fused:
+        at_once = os.cpu_count() or 1
+        package = torch.classes.npcalc.Package(str(path), at_once)
+        return lambda *inputs: package.run(list(inputs))
     index = -1 if device.index is None else device.index
     try:
         # What torch's own function calls in the end, after importing the whole compiler and trying out

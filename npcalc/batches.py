@@ -1,0 +1,166 @@
+"""Structures of similar size in batches, which are made and evaluated several at once."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+
+from .builder import GraphBuilder
+from .graph import AtomGraph, collate
+from .neighbors import FEW_ATOMS
+from .potential import Potential
+
+Array = NDArray[np.float64]
+
+
+class GraphBatch(NamedTuple):
+    """Some structures of a list.
+
+    Attributes:
+        places: Their places in the list.
+        sizes: Atoms of each.
+        graph: Their graph, in this order.
+        lengths: Length of each edge in Angstrom, shape (n_edges,).
+    """
+
+    places: list[int]
+    sizes: list[int]
+    graph: AtomGraph
+    lengths: Array
+
+
+def check_extent(potential: Potential, atoms: Atoms) -> None:
+    """Refuses a periodic structure where the potential has a spatial extent.
+
+    Raises:
+        ValueError: It is periodic.
+    """
+    sections = potential.card.model.properties.values()
+    if atoms.pbc.any() and any(p.readout == "extent" for p in sections):
+        raise ValueError(
+            "the spatial extent is that of a molecule; this structure is periodic: set "
+            "atoms.pbc = False"
+        )
+
+
+@contextmanager
+def naming(index: int) -> Iterator[None]:
+    """Puts the place of a structure in front of what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"structure {index}: {error}") from error
+
+
+def graph_batches(
+    potential: Potential, structures: Sequence[Atoms], edges_per_batch: int
+) -> Iterator[GraphBatch]:
+    """Batches of structures, small ones first.
+
+    Args:
+        potential: The potential.
+        structures: Any structures of elements that it knows.
+        edges_per_batch: Edges of a batch; one structure may have more.
+
+    Raises:
+        ValueError: A structure cannot be evaluated; the message has its place in the list.
+    """
+    waiting: list[GraphBatch] = []
+    n_edges = 0
+    for part in _parts(potential, structures, edges_per_batch):
+        if waiting and n_edges + len(part.lengths) > edges_per_batch:
+            yield _joined(waiting)
+            waiting, n_edges = [], 0
+        waiting.append(part)
+        n_edges += len(part.lengths)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: list[GraphBatch]) -> GraphBatch:
+    if len(parts) == 1:
+        return parts[0]
+    return GraphBatch(
+        [place for part in parts for place in part.places],
+        [size for part in parts for size in part.sizes],
+        collate([part.graph for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+    )
+
+
+def _parts(
+    potential: Potential, structures: Sequence[Atoms], edges_per_batch: int
+) -> Iterator[GraphBatch]:
+    """Single structures, and small molecules of the same atoms together."""
+    build = GraphBuilder(potential, skin=0.0)
+
+    def kind(place: int) -> tuple[int, bytes, bool]:
+        atoms = structures[place]
+        alone = not 0 < len(atoms) <= FEW_ATOMS or bool(atoms.pbc.any())
+        return len(atoms), atoms.numbers.tobytes(), alone
+
+    for (size, _, alone), group in groupby(sorted(range(len(structures)), key=kind), kind):
+        places = list(group)
+        at_once = 1 if alone else max(edges_per_batch // max(size * (size - 1), 1), 1)
+        for start in range(0, len(places), at_once):
+            chosen = places[start : start + at_once]
+            found = build.molecules([structures[k] for k in chosen]) if len(chosen) > 1 else None
+            if found is not None:
+                yield GraphBatch(chosen, [size] * len(chosen), *found)
+                continue
+            for place in chosen:
+                with naming(place):
+                    check_extent(potential, structures[place])
+                    graph = build(structures[place])
+                    yield GraphBatch([place], [size], graph, build.lengths)
+
+
+def evaluated(
+    potential: Potential, batches: Iterator[GraphBatch], compile: bool, edges_per_batch: int
+) -> Iterator[tuple[GraphBatch, dict[str, Array]]]:
+    """Results of batches in their order; on the CPU several at once, a thread of torch's for each.
+
+    Args:
+        potential: The potential.
+        batches: The batches.
+        compile: Whether to run compiled code.
+        edges_per_batch: Edges of a small batch; larger ones, of a single structure, have all threads.
+    """
+    threads = torch.get_num_threads() if potential.device.type == "cpu" else 1
+    if threads == 1:
+        for batch in batches:
+            yield batch, potential.arrays(batch.graph, compile)
+        return
+    if compile:
+        potential.compile()  # here, not in several threads at once
+    pending: deque[tuple[GraphBatch, Future[dict[str, Array]]]] = deque()
+
+    def first() -> tuple[GraphBatch, dict[str, Array]]:
+        batch, future = pending.popleft()
+        return batch, future.result()
+
+    # A part of this setting is that of each thread of Python, a part that of all of them.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            torch.set_num_threads(1)
+            for batch in batches:
+                if len(batch.lengths) <= edges_per_batch:
+                    pending.append((batch, pool.submit(potential.arrays, batch.graph, compile)))
+                    if len(pending) > 2 * threads:
+                        yield first()
+                    continue
+                while pending:
+                    yield first()
+                torch.set_num_threads(threads)
+                yield batch, potential.arrays(batch.graph, compile)
+            while pending:
+                yield first()
+        finally:
+            torch.set_num_threads(threads)

@@ -1,0 +1,24 @@
+// Packages of machine code that run without Python's lock, so that several threads of Python can run one at once.
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/custom_class.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+struct Package : torch::CustomClassHolder {
+  // Of a file made by TorchInductor; calls beyond `at_once` wait for each other.
+  Package(const std::string& path, int64_t at_once) : loader(path, "model", false, size_t(at_once)) {}
+
+  std::vector<at::Tensor> run(std::vector<at::Tensor> inputs) { return loader.boxed_run(std::move(inputs)); }
+
+  torch::inductor::AOTIModelPackageLoader loader;
+};
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(npcalc, library) {
+  library.class_<Package>("Package").def(torch::init<std::string, int64_t>()).def("run", &Package::run);
+}
