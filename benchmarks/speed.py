@@ -11,7 +11,8 @@ npcalc is its `painn`, 64 channels, 3 layers, paired geometry, moving points, 8 
 points, trained) and the same with one point and random weights. TorchANI is one network of the form of ANI-2x, random
 weights, no vectors. A start is from the imported package to the first forces, with machine code in the cache; evaluation
 is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other; ``around`` is a
-step whose model returns at once: what calculator, ASE and displacements take. ``core`` measures a core: products of matrices and copies of memory.
+step whose model returns at once: what calculator, ASE and displacements take, and ``ase empty`` the same of a calculator
+without a model, made as ASE's manual says. ``core`` measures a core: products of matrices and copies of memory.
 The limit beside a time is that of the products of the compiled code (filters of all pairs, forward, again and back) at
 the speed of that core. ``run`` writes `results/speed.json`, ``table`` the Markdown.
 """
@@ -26,6 +27,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+from ase.calculators.calculator import Calculator
 from rows import write_table
 from speed_common import ase_step, measure, report, structure
 
@@ -55,7 +58,8 @@ def cases() -> list[str]:
         found += [f"four {way} {what} 2" for way in ("compiled", "script")]
     for what in ("evaluate", "singly"):
         found += [f"four {way} {what} {n}" for way in ("compiled", "script") for n in (1, 2)]
-    found += ["four compiled around 1", "four compiled start 1", "four script start 1"]
+    found += ["four compiled around 1", "ase empty around 1"]
+    found += ["four compiled start 1", "four script start 1"]
     found += [f"accurate {way} ethanol 1" for way in ("compiled", "script")]
     found += ["four compiled train 1", "one compiled train 1", "schnetpack peer train 1"]
     return [*found, "four compiled water-100k 1", "four script water-100k 1", "core core core 1"]
@@ -88,7 +92,7 @@ def run_case(case: str, folder: Path) -> None:
     torch.set_num_threads(int(threads))
     compiled = way == "compiled"
     names = {"four": "ethanol-fast", "accurate": "ethanol", "one": str(folder / "one.pt")}
-    name = names[points]
+    name = names.get(points, "")
     if what == "core":
         core_case()
         return
@@ -118,6 +122,10 @@ def run_case(case: str, folder: Path) -> None:
     large = what == "water-100k"
     small = what in ("start", "around")
     atoms = structure("water-98304" if large else "ethanol" if small else what)
+    if way == "empty":
+        atoms.calc = empty_calculator(len(atoms))
+        report(measure(ase_step(atoms, dipole=True)))
+        return
     # Water is outside of what ethanol-fast was trained on; its speed is the same.
     atoms.calc = NPCalculator(name, compile=compiled, check_domain=False)
     if what == "start":
@@ -143,6 +151,20 @@ def run_case(case: str, folder: Path) -> None:
     call = atoms.calc.potential.evaluate_compiled if compiled else atoms.calc.potential.evaluate
     alone = statistics.median(measure(lambda: call(graph), seconds=3.0, **few))
     report(times, model_ms=alone, edges=graph.edge_index.shape[1])
+
+
+def empty_calculator(n_atoms: int) -> Calculator:
+    """A calculator as ASE's manual has them, whose results are zeros."""
+
+    class Empty(Calculator):
+        implemented_properties = ["energy", "forces", "dipole"]
+
+        def calculate(self, *arguments, **more) -> None:
+            super().calculate(*arguments, **more)
+            zeros = {"forces": np.zeros((n_atoms, 3)), "dipole": np.zeros(3)}
+            self.results = {"energy": 0.0, **zeros}
+
+    return Empty()
 
 
 def core_case() -> None:
@@ -173,7 +195,6 @@ def train_case(points: int) -> None:
     """A compiled training step of the network of ``ethanol-fast`` on ten structures."""
     import tempfile
 
-    import numpy as np
     import torch
 
     from npcalc.train import Trainer, load_config
@@ -300,13 +321,15 @@ def table() -> None:
                 power = math.log(large["median_ms"] / small["median_ms"]) / math.log(64)
                 lines.append(f"- {name}, {way}: {power:.3f}")
     names = {
-        "around": "calculator, ASE and displacements around a model that returns at once",
-        "ethanol": "step of the potential `ethanol` (nequip, 48 channels)",
+        "four around": "calculator, ASE and displacements around a model that returns at once",
+        "ase around": "the same of a calculator made as ASE's manual says, whose results are zeros",
+        "accurate ethanol": "step of the potential `ethanol` (nequip, 48 channels), compiled / not",
     }
     lines += ["", "## Other steps of ethanol, ms", ""]
-    for who, what in (("four", "around"), ("accurate", "ethanol")):
-        found = [rows.get(f"{who} {way} {what} 1") for way in ("compiled", "script")]
-        lines.append(f"- {names[what]}: {' / '.join(ms(row) for row in found if row)}")
+    for case, name in names.items():
+        who, what = case.split()
+        found = [rows.get(f"{who} {way} {what} 1") for way in ("compiled", "script", "empty")]
+        lines.append(f"- {name}: {' / '.join(ms(row) for row in found if row)}")
     lines += ["", "## Training, and many structures at once", ""]
     pairs = [
         ("training step of SchNetPack over that of npcalc, 4 points", "schnetpack peer train 1", "four compiled train 1"),

@@ -64,31 +64,18 @@ def build(path: Path) -> None:
     if compiler is None:
         raise RuntimeError("no C++ compiler found (g++, clang++)")
     path.parent.mkdir(parents=True, exist_ok=True)
-    library = Path(torch.__file__).parent / "lib"
-    headers = [f"-I{p}" for p in include_paths("cpu")]
+    sources, libraries = Path(__file__).parent, Path(torch.__file__).parent / "lib"
+    options = [compiler, *FLAGS, *(f"-I{p}" for p in include_paths("cpu"))]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        objects = {unit: str(Path(folder) / f"{unit}.o") for unit in UNITS}
-        with (
-            ThreadPoolExecutor() as pool
-        ):  # each takes half a minute, most of it for torch's headers
-            parts = pool.map(
-                lambda unit: _call(
-                    [
-                        compiler,
-                        *FLAGS,
-                        *headers,
-                        "-c",
-                        str(Path(__file__).parent / unit),
-                        "-o",
-                        objects[unit],
-                    ]
-                ),
-                UNITS,
-            )
-            list(parts)
+        objects = [str(Path(folder) / f"{unit}.o") for unit in UNITS]
+        # Each takes half a minute, most of it for the headers of torch.
+        with ThreadPoolExecutor() as pool:
+            pairs = zip(UNITS, objects, strict=True)
+            calls = [[*options, "-c", str(sources / unit), "-o", to] for unit, to in pairs]
+            list(pool.map(_call, calls))
         part = Path(folder) / path.name
-        linking = [f"-L{library}", "-ltorch_cpu", "-lc10"]
-        _call([compiler, *FLAGS, "-shared", *objects.values(), "-o", str(part), *linking])
+        linking = ["-shared", *objects, "-o", str(part), f"-L{libraries}", "-ltorch_cpu", "-lc10"]
+        _call([compiler, *FLAGS, *linking])
         os.replace(part, path)
 
 

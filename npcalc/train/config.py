@@ -33,7 +33,8 @@ class DataConfig(_Section):
             (kcal/mol, A, e*A by default) and what ASE reads (eV, A, e*A by default).
         reference_energies: ``fit`` (least squares; with a single composition their sum is free and is
             finally set by the mean error on the validation structures), or the energy of each
-            isolated atom in eV by symbol.
+            isolated atom in eV by symbol, above which the network has to learn the energies of all
+            bonds: it does so slowly, which pays where molecules fall apart.
     """
 
     train: Path
