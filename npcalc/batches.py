@@ -19,6 +19,9 @@ from .potential import Potential
 
 Array = NDArray[np.float64]
 
+EDGES_FOR_A_THREAD = 20_000
+"""Edges up to which a batch has one thread, so that others may be evaluated beside it."""
+
 
 class GraphBatch(NamedTuple):
     """Some structures of a list.
@@ -123,35 +126,28 @@ def _parts(
 
 
 def evaluated(
-    potential: Potential, batches: Iterator[GraphBatch], compile: bool, edges_per_batch: int
+    potential: Potential, batches: Iterator[GraphBatch], compile: bool
 ) -> Iterator[tuple[GraphBatch, dict[str, Array]]]:
-    """Results of batches in their order; on the CPU several at once, a thread of torch's for each.
+    """Results of batches in their order, on the CPU several at once, a thread of torch's for each.
 
     Args:
         potential: The potential.
-        batches: The batches.
+        batches: The batches; those of more than `EDGES_FOR_A_THREAD` edges have all threads.
         compile: Whether to run compiled code.
-        edges_per_batch: Edges of a small batch; larger ones, of a single structure, have all threads.
     """
-    threads = torch.get_num_threads() if potential.device.type == "cpu" else 1
-    if threads == 1:
-        for batch in batches:
-            yield batch, potential.arrays(batch.graph, compile)
-        return
-    if compile:
-        potential.compile()  # here, not in several threads at once
+    threads = torch.get_num_threads()
     pending: deque[tuple[GraphBatch, Future[dict[str, Array]]]] = deque()
 
     def first() -> tuple[GraphBatch, dict[str, Array]]:
         batch, future = pending.popleft()
         return batch, future.result()
 
-    # A part of this setting is that of each thread of Python, a part that of all of them.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=_one_thread) as pool:
             for batch in batches:
-                if len(batch.lengths) <= edges_per_batch:
+                small = len(batch.lengths) <= EDGES_FOR_A_THREAD
+                if threads > 1 and small and potential.runs_in_parallel(compile):
+                    torch.set_num_threads(1)
                     pending.append((batch, pool.submit(potential.arrays, batch.graph, compile)))
                     if len(pending) > 2 * threads:
                         yield first()
@@ -162,5 +158,11 @@ def evaluated(
                 yield batch, potential.arrays(batch.graph, compile)
             while pending:
                 yield first()
-        finally:
-            torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _one_thread() -> None:
+    """Keeps the work of a thread of Python to itself."""
+    torch.get_num_threads()  # at its first use a thread takes over the number of the process
+    torch.set_num_threads(1)

@@ -157,7 +157,7 @@ class GraphBuilder:
 
     @property
     def lengths(self) -> Array:
-        """Length in Angstrom of each edge of the last graph, when its neighbors were searched."""
+        """Length in Angstrom of each edge that the last search found: without a skin, of the last graph."""
         assert self._edges is not None
         return self._edges.lengths
 

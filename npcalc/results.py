@@ -72,8 +72,10 @@ def evaluate(
     """Results of many structures, evaluated together in batches of about the same size.
 
     Batches are filled with structures of similar size up to a number of edges, so memory does not
-    grow with the list. On the CPU as many batches run at once as torch has threads
-    (``torch.set_num_threads``): a thread for each is better than all for one.
+    grow with the list. On the CPU as many small batches run at once as torch has threads
+    (``torch.set_num_threads``), one on each, and as many again wait; meanwhile torch's number of threads
+    is one, also for other threads of Python that begin to use it. Compiled networks without operators
+    of our own, see `npcalc.ops`, have one batch after the other on all threads.
 
     Args:
         potential: The potential, the name of a bundled one, or the path of a file.
@@ -106,7 +108,7 @@ def evaluate(
     check = NearestCheck(potential.card, potential.card.model.cutoff)
     n_unusual, farthest = 0, (0.0, "")
     batches = graph_batches(potential, structures, edges_per_batch)
-    for batch, out in evaluated(potential, batches, compile, edges_per_batch):
+    for batch, out in evaluated(potential, batches, compile):
         known = [formulas[structures[k].numbers.tobytes()] is None for k in batch.places]
         more, excess, text = _unusual_structures(check, batch, np.array(known))
         n_unusual, farthest = n_unusual + more, max(farthest, (excess, text))

@@ -1,4 +1,4 @@
-"""Makes `systems` importable, and keeps each test to one thread and its own folder."""
+"""Makes `systems` and `runs` importable, and keeps each test to one thread and its own folder."""
 
 import sys
 from pathlib import Path

@@ -9,6 +9,7 @@ from systems import crystal, dimer, ethanol, make_graph, make_potential
 
 from npcalc import ops
 from npcalc.graph import collate
+from npcalc.nn.tensor_product import TensorProduct
 from npcalc.ops import library
 from npcalc.ops.convolution import FusedTensorProduct
 from npcalc.potential import derivatives, package
@@ -285,6 +286,8 @@ def test_convolution_has_the_derivatives_of_the_tensor_product():
     found = []
     for function in (product, operator):
         rng = torch.Generator().manual_seed(1)
+        g = torch.randn(product.shape[1], 7, 32, generator=rng, dtype=torch.float64)
+        g = g.requires_grad_().transpose(0, 1)  # not contiguous
 
         def weighted(tensors, rng=rng):
             return sum(
@@ -292,8 +295,8 @@ def test_convolution_has_the_derivatives_of_the_tensor_product():
             )
 
         out = function(*arguments)
-        first = torch.autograd.grad(weighted([out]), arguments[:3], create_graph=True)
-        second = torch.autograd.grad(weighted(first), arguments[:3])
+        first = torch.autograd.grad(out, arguments[:3], g, create_graph=True)
+        second = torch.autograd.grad(weighted(first), (g, *arguments[:3]))
         found.append((out, *first, *second))
     for a, b in zip(*found, strict=True):
         assert b.abs().max() > 1.0
@@ -309,11 +312,51 @@ def test_third_derivatives_of_the_convolution_are_refused():
 
 
 def test_convolution_of_wrong_shapes_is_refused():
-    _, operator, (weight, harmonics, x, *ends) = convolution_arguments()
-    with pytest.raises(RuntimeError, match="weights have 31 columns, expected"):
-        operator(weight[:, :31], harmonics, x, *ends)
-    with pytest.raises(RuntimeError, match="multiple of 16"):
-        operator(weight, harmonics, x[..., :8], *ends)
+    """All that would otherwise be read or written beyond an array."""
+    _, operator, (weight, harmonics, x, center, neighbor) = convolution_arguments()
+    for wrong, match in (
+        ((weight[:, :31], harmonics, x, center, neighbor), "weights have shape .*31., expected"),
+        ((weight[:9], harmonics, x, center, neighbor), "weights have shape"),
+        ((weight, harmonics[:9], x, center, neighbor), "harmonics have shape"),
+        ((weight, harmonics[:, :3], x, center, neighbor), "the table has the components"),
+        ((weight, harmonics, x[:, :3], center, neighbor), "the table has the components"),
+        ((weight, harmonics, x, center, neighbor[:9]), "neighbor have shape"),
+        ((weight, harmonics, x[..., :8], center, neighbor), "multiple of 16"),
+    ):
+        with pytest.raises(RuntimeError, match=match):
+            operator(*wrong)
+    table = (operator.entries, operator.values, operator.paths)
+    arguments = (weight, harmonics, x, center, neighbor, *table)
+    out = operator(*arguments[:5]).detach()
+    with pytest.raises(RuntimeError, match="derivatives have shape"):
+        torch.ops.npcalc.convolution_backward(out[:3], *arguments)
+    for k, name in enumerate(("weights", "harmonics", "features")):
+        along = [t.detach()[:3] if n == k else t.detach() for n, t in enumerate(arguments[:3])]
+        with pytest.raises(RuntimeError, match=f"directions of {name} have shape"):
+            torch.ops.npcalc.convolution_second_backward(*along, out, *arguments)
+
+
+def test_convolution_without_edges_is_zero():
+    _, operator, (weight, harmonics, x, center, neighbor) = convolution_arguments()
+    none = (weight[:0], harmonics[:0], x, center[:0], neighbor[:0])
+    out = operator(*none)
+    assert out.shape[0] == len(x)
+    assert not out.any()
+    assert not torch.autograd.grad(out.sum(), x)[0].any()
+
+
+class OtherProduct(TensorProduct):
+    """Derived from what has an operator, but another function."""
+
+    def forward(self, *arguments):
+        return 2.0 * super().forward(*arguments)
+
+
+def test_other_functions_are_not_replaced():
+    model = make("nequip").module.edge_potential.model
+    assert ops.can_fuse(model)
+    model.host.layers[1].convolution.product.__class__ = OtherProduct
+    assert not ops.can_fuse(model)
 
 
 def test_wrong_width_is_refused():

@@ -1,5 +1,8 @@
 """Many structures at once: the same results as one by one, in order, whatever the batches."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,8 @@ from systems import crystal, dimer, ethanol, make_potential
 
 import npcalc
 from npcalc import NPCalculator
+from npcalc.builder import GraphBuilder
+from npcalc.graph import collate
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +73,68 @@ def test_takes_a_name_and_warns_of_other_compositions():
     assert len(warned) == 1
     expected = NPCalculator("ethanol-fast").get_potential_energy(frames[0])
     assert found[0]["energy"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_molecules_at_once_are_the_graphs_of_each(potential):
+    """Also those with a cell, which is no reason to look at images."""
+    molecules = [ethanol(seed=k) for k in range(4)]
+    for k, atoms in enumerate(molecules[:3]):
+        atoms.cell = [9.0 + k, 10.0, 11.0]
+    batch, lengths = GraphBuilder(potential, skin=0.0).molecules(molecules)
+    single = GraphBuilder(potential, skin=0.0)
+    graphs, found = [], []
+    for atoms in molecules:
+        graphs.append(single(atoms))
+        found.append(single.lengths)
+    for name, expected in collate(graphs)._asdict().items():
+        value = getattr(batch, name)
+        assert value.dtype == expected.dtype, name
+        np.testing.assert_array_equal(value, expected, err_msg=name)
+    np.testing.assert_allclose(lengths, np.concatenate(found), rtol=1e-12)
+    results = npcalc.evaluate(potential, molecules)
+    assert ["stress" in r for r in results] == [True, True, True, False]
+
+
+def test_isomers_and_other_formulas_of_one_size(potential):
+    symbols = ("OCHH", "CHHO", "OHHO", "OCHH")
+    structures = [Atoms(s, ethanol(seed=k).positions[:4]) for k, s in enumerate(symbols)]
+    found = npcalc.evaluate(potential, structures)
+    calculator = NPCalculator(potential)
+    for atoms, results in zip(structures, found, strict=True):
+        np.testing.assert_allclose(results["forces"], calculator.get_forces(atoms), atol=1e-9)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batches_run_side_by_side(potential, monkeypatch, threads):
+    seen, together = set(), threading.Barrier(threads, timeout=30)
+    arrays = potential.arrays
+
+    def watched(graph, compile=False):
+        seen.add((threading.get_ident(), torch.get_num_threads()))
+        together.wait()  # passes only where all threads come here at once
+        return arrays(graph, compile)
+
+    monkeypatch.setattr(potential, "arrays", watched)
+    torch.set_num_threads(threads)
+    npcalc.evaluate(potential, [ethanol(seed=k) for k in range(8)], edges_per_batch=72)
+    assert len(seen) == threads
+    assert {n for _, n in seen} == {1}
+
+
+@pytest.mark.parametrize("where", ["arrays", "results"])
+def test_errors_leave_the_threads_of_torch_as_they_were(potential, monkeypatch, where):
+    arrays = potential.arrays
+
+    def failing(graph, compile=False):
+        if where == "arrays":
+            raise RuntimeError("no memory")
+        out = arrays(graph, compile)
+        return {**out, "forces": np.nan * out["forces"]}
+
+    monkeypatch.setattr(potential, "arrays", failing)
+    torch.set_num_threads(2)
+    with pytest.raises((RuntimeError, ValueError), match=r"no memory|structure 0: .* NaN"):
+        npcalc.evaluate(potential, [ethanol(seed=k) for k in range(8)], edges_per_batch=72)
+    # A new thread takes the number of the process.
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2

@@ -33,7 +33,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress ba
 
 
 def use_threads(number: int) -> None:
-    """Sets the threads of this process; small molecules are fastest on one."""
+    """Sets the threads of this process; steps of small molecules are fastest on one."""
     import torch
 
     torch.set_num_threads(number)

@@ -8,7 +8,6 @@ import typer
 from .common import (
     PotentialOption,
     QuietOption,
-    ThreadsOption,
     app,
     errors,
     must_be_free,
@@ -71,7 +70,9 @@ def evaluate(
     ),
     potential: PotentialOption = "ethanol",
     compile: Annotated[bool, typer.Option(help="Compile the potential.")] = False,
-    threads: ThreadsOption = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads, a batch for each; by default torch's.", min=1)
+    ] = None,
 ) -> None:
     """Energies, forces, dipoles and other results of many structures."""
     from .. import evaluate as evaluate_structures
@@ -79,7 +80,8 @@ def evaluate(
     from ..md.structures import read_structures, write_structure
     from ..results import annotated
 
-    use_threads(threads)
+    if threads is not None:
+        use_threads(threads)
     with errors():
         must_be_free(output, endings=(".xyz", ".extxyz"))
         frames = read_structures(structures)

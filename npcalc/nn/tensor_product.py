@@ -1,7 +1,7 @@
 """Sums over edges of what neighbors send, components of a tensor before channels.
 
-Both are one function, a contraction of radial weights, harmonics and features, so that one operator of
-our own serves them where code is compiled, see `npcalc.ops`.
+Tensor products and weighted sums are one function, a contraction of radial weights, harmonics and
+features, so that one operator of our own serves them where code is compiled, see `npcalc.ops`.
 """
 
 import torch

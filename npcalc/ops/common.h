@@ -1,4 +1,4 @@
-// Vectors of the processor, products with packed weights, memory and threads, for messages.h.
+// Vectors of the processor, products with packed weights, memory and threads, for messages.h and convolution.h.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace npcalc {
 
-constexpr int LANES = 16;  // pairs of a block
+constexpr int LANES = 16;  // pairs, or edges, of a block
 constexpr int PANEL = 32;  // columns of a panel of packed weights
 
 #if defined(__AVX512F__)
@@ -157,17 +157,26 @@ void in_parallel(int threads, int64_t n, const F& work) {
 template <typename T>
 class Shares {
  public:
-  Shares(T* result, int64_t size, int threads) : result(result), size(size), copies(int64_t(threads - 1) * size, 0) {}
-  T* of(int thread) { return thread ? copies.data() + (thread - 1) * size : result; }
+  Shares(T* result, int64_t size, int threads) : result(result), size(size), copies(threads - 1) {}
+  // To be called by the thread itself, which makes its copy.
+  T* of(int thread) {
+    if (thread == 0) return result;
+    std::vector<T>& copy = copies[thread - 1];
+    if (copy.empty()) copy.assign(size, 0);
+    return copy.data();
+  }
   void add_up() {
-    for (int64_t from = 0; from < int64_t(copies.size()); from += size)
-      for (int64_t x = 0; x < size; ++x) result[x] += copies[from + x];
+    in_parallel(int(copies.size()) + 1, size, [&](int, int64_t first, int64_t last) {
+      for (const std::vector<T>& copy : copies)
+        if (!copy.empty())
+          for (int64_t x = first; x < last; ++x) result[x] += copy[x];
+    });
   }
 
  private:
   T* result;
   int64_t size;
-  std::vector<T> copies;
+  std::vector<std::vector<T>> copies;
 };
 
 constexpr int64_t BLOCKS_PER_THREAD = 32;  // fewer are not worth waking a thread

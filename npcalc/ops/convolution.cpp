@@ -25,13 +25,24 @@ struct Arguments {
         paths(paths.contiguous()) {
     TORCH_CHECK(x.dim() == 3 && x.size(2) % 16 == 0, "convolution: features must be (points, components, channels) ",
                 "with channels a multiple of 16, got ", x.sizes());
-    const int64_t n_paths = paths.size(0) ? paths[-1].item<int64_t>() + 1 : 0;
-    TORCH_CHECK(w.size(1) == n_paths * x.size(2), "convolution: weights have ", w.size(1), " columns, expected ",
-                n_paths * x.size(2));
+    const int64_t n_paths = n_q() ? this->paths.const_data_ptr<int64_t>()[n_q() - 1] + 1 : 0, n_edges = center.size(0);
+    check("weights", w, {n_edges, n_paths * x.size(2)});
+    check("harmonics", y, {n_edges, y.size(-1)});
+    check("neighbor", neighbor, {n_edges});
+    const int64_t* entry = this->entries.const_data_ptr<int64_t>();
+    for (int64_t k = 0; k < entries.size(0); ++k, entry += 3)
+      TORCH_CHECK(entry[0] < n_q() && entry[1] < x.size(1) && entry[2] < y.size(1), "convolution: the table has the ",
+                  "components ", entry[0], ", ", entry[1], ", ", entry[2], ", but there are only ", n_q(), ", ",
+                  x.size(1), ", ", y.size(1));
   }
 
+  static void check(const char* name, const Tensor& t, at::IntArrayRef expected) {
+    TORCH_CHECK(t.sizes() == expected, "convolution: ", name, " have shape ", t.sizes(), ", expected ", expected);
+  }
+  void check_result(const char* name, const Tensor& g) const { check(name, g, {n_points(), n_q(), x.size(2)}); }
+
   int64_t n_points() const { return x.size(0); }
-  at::IntArrayRef::value_type n_q() const { return paths.size(0); }
+  int64_t n_q() const { return paths.size(0); }
   Tensor zero_result() const { return at::zeros({n_points(), n_q(), x.size(2)}, x.options()); }
 
   // Calls work(arguments of S, threads).
@@ -70,6 +81,7 @@ Tensor convolution(NPCALC_PARAMETERS) {
 
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& g, NPCALC_PARAMETERS) {
   const Arguments given(NPCALC_NAMES);
+  given.check_result("derivatives", g);
   const Tensor from = g.contiguous();
   Tensor by_w = at::empty_like(given.w), by_y = at::empty_like(given.y), by_x = at::zeros_like(given.x);
   given.call([&](const auto& s, int threads) {
@@ -84,6 +96,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> convolution_second_backward(const Ten
                                                                        const Tensor& along_x, const Tensor& g,
                                                                        NPCALC_PARAMETERS) {
   const Arguments given(NPCALC_NAMES);
+  given.check_result("derivatives", g);
+  Arguments::check("directions of weights", along_w, w.sizes());
+  Arguments::check("directions of harmonics", along_y, y.sizes());
+  Arguments::check("directions of features", along_x, x.sizes());
   const Tensor from = g.contiguous(), a = along_w.contiguous(), b = along_y.contiguous(), c = along_x.contiguous();
   Tensor by_g = at::zeros_like(from), by_w = at::empty_like(given.w), by_y = at::empty_like(given.y),
          by_x = at::zeros_like(given.x);

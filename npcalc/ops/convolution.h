@@ -68,6 +68,12 @@ struct Edges {
   int64_t w_row() const { return int64_t(table.n_paths) * channels; }
   int64_t g_row() const { return int64_t(table.n_q) * channels; }
   int64_t x_row() const { return int64_t(n_d) * channels; }
+
+  // Threads that are worth waking, and whose copies of a result take no more memory than the weights.
+  int useful(int threads, int64_t n_points) const {
+    const int64_t copies = n_edges * w_row() / std::max<int64_t>(1, n_points * std::max(g_row(), x_row()));
+    return useful_threads(int(std::min<int64_t>(threads, 1 + copies)), n_edges);
+  }
 };
 
 // Adds the convolution to `out` (points, q, c).
@@ -76,7 +82,7 @@ void convolution(const Edges<T>& s, int64_t n_points, T* out, int threads) {
   typedef typename Vec<T>::type V;
   constexpr int W = Vec<T>::width;
   const Coefficients<T>& t = s.table;
-  threads = useful_threads(threads, s.n_edges);
+  threads = s.useful(threads, n_points);
   Shares<T> shares(out, n_points * s.g_row(), threads);
   in_parallel(threads, n_blocks(s.n_edges), [&](int thread, int64_t first, int64_t last) {
     std::vector<T> m(t.n_pairs);
@@ -112,7 +118,7 @@ void convolution_backward(const Edges<T>& s, const T* g, int64_t n_points, const
   typedef typename Vec<T>::type V;
   constexpr int W = Vec<T>::width;
   const Coefficients<T>& t = s.table;
-  threads = useful_threads(threads, s.n_edges);
+  threads = s.useful(threads, n_points);
   Shares<T> shares(by.x, n_points * s.x_row(), threads);
   in_parallel(threads, n_blocks(s.n_edges), [&](int thread, int64_t first, int64_t last) {
     std::vector<T> m(t.n_pairs);
@@ -164,7 +170,7 @@ void convolution_second(const Edges<T>& s, const T* g, const EdgeGradient<const 
   typedef typename Vec<T>::type V;
   constexpr int W = Vec<T>::width;
   const Coefficients<T>& t = s.table;
-  threads = useful_threads(threads, s.n_edges);
+  threads = s.useful(threads, n_points);
   Shares<T> shares_x(by.x, n_points * s.x_row(), threads), shares_g(by_g, n_points * s.g_row(), threads);
   in_parallel(threads, n_blocks(s.n_edges), [&](int thread, int64_t first, int64_t last) {
     std::vector<T> m(t.n_pairs), m_t(t.n_pairs);

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn.tensor_product import TensorProduct
+from ..nn.tensor_product import BlockSum, TensorProduct
 
 N_ARGUMENTS = 8
 """Arguments that the operators share: three to differentiate by, two of edges, three of the table."""
@@ -43,7 +43,10 @@ class FusedTensorProduct(nn.Module):
 def can_fuse_products(model: nn.Module) -> bool:
     """Whether a model has tensor products, and the operator can do all of them."""
     products = [m for m in model.modules() if isinstance(m, TensorProduct)]
-    return bool(products) and all(p.channels % 16 == 0 for p in products)
+    # Classes derived from these may be another function.
+    return bool(products) and all(
+        type(p) in (TensorProduct, BlockSum) and p.channels % 16 == 0 for p in products
+    )
 
 
 def fuse_products(model: nn.Module) -> None:

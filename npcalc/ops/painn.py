@@ -26,7 +26,7 @@ class FusedPaiNNLayer(nn.Module):
 
     Args:
         layer: The layer; it stays what it is.
-        coupling: Its coupling, for which `can_fuse` holds.
+        coupling: Its coupling, for which `can_fuse_messages` holds.
         still: Whether all displacements are zero: before the first movement, or of static points.
         constant: Whether the weights of the layer will stay what they are: they are packed once.
     """

@@ -41,16 +41,22 @@ EDGES_AT_ONCE_FUSED = 10_000_000
 """The same where an operator of `npcalc.ops` does all that is done on edges, at some 0.5 kB for each."""
 
 
+RUNS_AT_ONCE = 64
+"""Threads that may run a package at once; a further one waits."""
+
+
 class Package(NamedTuple):
     """A compiled potential.
 
     Attributes:
         run: From the arguments of `PotentialModule.forward` to its outputs in their order.
         edges_at_once: How many edges it may be given.
+        parallel: Whether several threads of Python may run it at once.
     """
 
     run: Callable[..., list[Tensor]]
     edges_at_once: int
+    parallel: bool
 
 
 SOURCES = Path(__file__).parents[1]
@@ -159,7 +165,7 @@ def _check(module: PotentialModule, path: str, fused: bool) -> None:
     with torch.enable_grad():
         expected = [t.detach() for t in module(*inputs).values()]
     with torch.no_grad():
-        found = _load(Path(path), module.reference.device, fused)(*inputs)
+        found = _load(Path(path), module, fused)(*inputs)
     check_agreement(found, expected)
 
 
@@ -181,7 +187,7 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
     limit = EDGES_AT_ONCE_FUSED if fused and ops.can_fuse_messages(model) else EDGES_AT_ONCE
     if path.exists():
         try:
-            return Package(_load(path, device, fused), limit)
+            return Package(_load(path, module, fused), limit, fused)
         except Exception:  # damaged, or of a system that has changed: made anew below
             path.unlink(missing_ok=True)
     if not compiler_available():
@@ -189,23 +195,27 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
         return None
     try:
         compile_package(module, path)
-        return Package(_load(path, device, fused), limit)
+        return Package(_load(path, module, fused), limit, fused)
     except Exception as error:
         warn_failed(error)
         return None
 
 
-def _load(path: Path, device: torch.device, fused: bool) -> Callable[..., list[Tensor]]:
+def _load(path: Path, module: PotentialModule, fused: bool) -> Callable[..., list[Tensor]]:
     """Opens a package.
 
     Args:
         path: File of the package.
-        device: Where it runs.
+        module: The potential.
         fused: Whether it uses the operators of `npcalc.ops`, which are loaded then.
     """
+    device = module.reference.device
     if fused:
-        at_once = os.cpu_count() or 1
-        package = torch.classes.npcalc.Package(str(path), at_once)
+        package = torch.classes.npcalc.Package(str(path), RUNS_AT_ONCE)
+        with torch.no_grad():
+            package.run(
+                list(example_inputs(module))
+            )  # what is done once is done before threads come
         return lambda *inputs: package.run(list(inputs))
     index = -1 if device.index is None else device.index
     try:

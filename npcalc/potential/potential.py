@@ -130,6 +130,16 @@ class Potential:
         """
         return self._package is not None
 
+    def runs_in_parallel(self, compile: bool = False) -> bool:
+        """Whether several threads of Python that evaluate at once do not wait for each other.
+
+        Args:
+            compile: Whether they run compiled code, which is compiled now if need be.
+        """
+        if self.device.type != "cpu":
+            return False
+        return not compile or self._package is None or self._package.parallel
+
     @functools.cached_property
     def _package(self) -> Package | None:
         return load_package(self.module, self.sha256, self.dtype)
