@@ -61,6 +61,7 @@ def cases() -> list[str]:
     found += ["four compiled around 1", "ase empty around 1"]
     found += ["four compiled start 1", "four script start 1"]
     found += [f"accurate {way} ethanol 1" for way in ("compiled", "script")]
+    found.append("accurate compiled water-192 1")
     found += ["four compiled train 1", "one compiled train 1", "schnetpack peer train 1"]
     return [*found, "four compiled water-100k 1", "four script water-100k 1", "core core core 1"]
 
@@ -324,8 +325,9 @@ def table() -> None:
         "four around": "calculator, ASE and displacements around a model that returns at once",
         "ase around": "the same of a calculator made as ASE's manual says, whose results are zeros",
         "accurate ethanol": "step of the potential `ethanol` (nequip, 48 channels), compiled / not",
+        "accurate water-192": "the same for 192 atoms of water, compiled",
     }
-    lines += ["", "## Other steps of ethanol, ms", ""]
+    lines += ["", "## Other steps, ms; of ethanol unless said", ""]
     for case, name in names.items():
         who, what = case.split()
         found = [rows.get(f"{who} {way} {what} 1") for way in ("compiled", "script", "empty")]
