@@ -22,12 +22,16 @@ class TensorProduct(nn.Module):
         paths: Number of paths into each of the results.
         dims: Components of each of the results.
         channels: Channels of features and results.
+
+    Attributes:
+        widths: Components of all paths into each of the results.
     """
 
     def __init__(self, table: Tensor, paths: list[int], dims: list[int], channels: int) -> None:
         super().__init__()
         self.shape = tuple(table.shape)
         self.paths, self.dims, self.channels = paths, dims, channels
+        self.widths = [n * d for n, d in zip(paths, dims, strict=True)]
         self.table: Tensor
         self.register_buffer("table", table.flatten(1), persistent=False)
 
@@ -50,11 +54,10 @@ class TensorProduct(nn.Module):
         product = torch.matmul(harmonics, self.table).reshape(-1, *self.shape[1:])
         y = torch.bmm(product, x[neighbor])  # (E, Q, d_in), (E, d_in, C) -> (E, Q, C)
         weights = torch.split(weight, [n * c for n in self.paths], dim=1)
-        widths = [n * d for n, d in zip(self.paths, self.dims, strict=True)]
-        products = torch.split(y, widths, dim=1)
+        products = torch.split(y, self.widths, dim=1)
         parts: list[Tensor] = []
         for n, dim, width, w, part in zip(
-            self.paths, self.dims, widths, weights, products, strict=True
+            self.paths, self.dims, self.widths, weights, products, strict=True
         ):
             scaled = part.reshape(-1, n, dim, c) * w.reshape(-1, n, 1, c)
             parts.append(scaled.reshape(-1, width, c))

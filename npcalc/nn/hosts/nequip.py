@@ -123,9 +123,9 @@ class Convolution(nn.Module):
                 self.paths.append(len(found))
                 self.dims.append(ir.dim)
                 blocks += found
-        self.widths = [p * d for p, d in zip(self.paths, self.dims, strict=True)]
         # (n_harmonics, Q, d_in) with Q the components of all paths
         self.product = TensorProduct(torch.cat(blocks, dim=1), self.paths, self.dims, c)
+        self.widths = self.product.widths
         widths = [spec.n_distances * config.n_basis] + [config.radial_width] * config.radial_depth
         layers: list[nn.Module] = [ScaledLinear(widths[0], widths[1])]
         for n_in, n_out in itertools.pairwise(widths[1:]):
