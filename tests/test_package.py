@@ -78,6 +78,32 @@ def test_compiled_equals_eager(monkeypatch, name, channels):
     np.testing.assert_array_equal(again.get_forces(ethanol()), compiled.get_forces(ethanol()))
 
 
+def test_few_edges_have_one_thread(monkeypatch):
+    """Waking another thread takes longer than what it does for a molecule."""
+    potential = make_potential()
+    seen = []
+
+    def run(*arguments):
+        seen.append(torch.get_num_threads())
+        if len(seen) > 2:
+            raise RuntimeError("no memory")
+        with torch.enable_grad():
+            return [t.detach() for t in potential.module(*arguments).values()]
+
+    monkeypatch.setitem(vars(potential), "_package", package.Package(run, 10_000, True))
+    small, large = make_graph(potential, ethanol()), make_graph(potential, crystal().repeat(3))
+    torch.set_num_threads(2)
+    try:
+        potential.evaluate_compiled(small)
+        potential.evaluate_compiled(large)
+        with pytest.raises(RuntimeError, match="no memory"):
+            potential.evaluate_compiled(small)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [1, 2, 1]
+
+
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(library.shutil, "which", lambda name: None)
     calculator = NPCalculator(make_potential(), compile=True)

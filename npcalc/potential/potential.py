@@ -23,6 +23,9 @@ from .registry import find_potential
 EDGES_AT_ONCE = 20_000
 """Edges up to which a graph is evaluated in one piece; with more, blocks that fit the caches are faster."""
 
+EDGES_FOR_THREADS = 1024
+"""Edges from which on compiled code uses more than one thread: with fewer, waking them takes longer."""
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -194,9 +197,17 @@ class Potential:
                 known = (cell, cell._version, torch.cat([cell, torch.zeros_like(cell)]))
                 self._cells = known
             graph = graph._replace(cell=known[2])
-        with torch.no_grad():
-            # Machine code trusts the strides of its arguments to be those of the example.
-            return self._package.run(*[t.contiguous() for t in graph])
+        threads = torch.get_num_threads()
+        alone = threads > 1 and n_edges < EDGES_FOR_THREADS
+        if alone:
+            torch.set_num_threads(1)
+        try:
+            with torch.no_grad():
+                # Machine code trusts the strides of its arguments to be those of the example.
+                return self._package.run(*[t.contiguous() for t in graph])
+        finally:
+            if alone:
+                torch.set_num_threads(threads)
 
     def born_effective_charges(self, graph: AtomGraph) -> Tensor:
         """Atomic polar tensors in e, see `derivatives.born_effective_charges`."""
