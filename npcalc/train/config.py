@@ -96,7 +96,7 @@ class OptimizerConfig(_Section):
     Attributes:
         epochs: Passes over the training structures.
         batch_size: Structures of a step, over all processes.
-        learning_rate: Largest learning rate.
+        learning_rate: Largest learning rate; by default that which served the host best on small molecules.
         final_learning_rate: At the end of the cosine, as a fraction of the largest.
         warmup_steps: Steps of linear increase.
         weight_decay: Of AdamW.
@@ -112,11 +112,11 @@ class OptimizerConfig(_Section):
 
     epochs: int = Field(500, ge=1)
     batch_size: int = Field(10, ge=1)
-    learning_rate: float = Field(1e-3, gt=0.0)
+    learning_rate: float | None = Field(None, gt=0.0)
     final_learning_rate: float = Field(0.01, ge=0.0, le=1.0)
     warmup_steps: int = Field(200, ge=0)
     weight_decay: float = Field(0.0, ge=0.0)
-    clip: float = Field(10.0, gt=0.0)
+    clip: float = Field(1.0, gt=0.0)
     ema: float = Field(0.999, ge=0.0, lt=1.0)
     seed: int = 0
     compile: Literal["auto", False] = "auto"

@@ -78,9 +78,9 @@ class Trainer:
         self.loss = LossModule(
             self.potential, config.loss, opt.compile == "auto", self.properties
         ).to(self.device)
-        self.vectors = WeightVectors(self.loss, opt.learning_rate, opt.weight_decay)
+        self.vectors = WeightVectors(self.loss, self.learning_rate, opt.weight_decay)
         self.weights, self.optimizer = self.vectors.current, self.vectors.optimizer
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.state: dict[str, Any] = {
             "epoch": 0,
             "step": 0,
@@ -158,7 +158,13 @@ class Trainer:
             return 1.0
         return float(np.sqrt(np.nanmean(label.values**2)))
 
-    def _learning_rate(self, step: int) -> float:
+    @property
+    def learning_rate(self) -> float:
+        """Largest learning rate: that of the configuration, or of the host."""
+        return self.config.training.learning_rate or self.model_config.host.learning_rate
+
+    def _schedule(self, step: int) -> float:
+        """Part of the largest learning rate that a step has."""
         opt = self.config.training
         warm = min(1.0, (step + 1) / max(opt.warmup_steps, 1))
         total = opt.epochs * self.steps_per_epoch
@@ -222,9 +228,7 @@ class Trainer:
         self.vectors.restore(tensors)
         self.schedule.last_epoch = self.state["step"]
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.training.learning_rate * self._learning_rate(
-                self.state["step"]
-            )
+            group["lr"] = self.learning_rate * self._schedule(self.state["step"])
         if self.processes.first:
             self.log.cut(self.state["epoch"])
 

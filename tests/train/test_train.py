@@ -16,6 +16,7 @@ from systems import ethanol
 
 from npcalc import NPCalculator, load_potential
 from npcalc.data import DataSet, Label, from_atoms
+from npcalc.nn.hosts import find_host
 from npcalc.ops.library import find_compiler
 from npcalc.train import (
     Trainer,
@@ -232,6 +233,20 @@ def test_the_stored_configuration_is_the_configuration(trained):
     again = Trainer(stored)
     assert again.state["epoch"] == 12
     json.loads((folder / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(("name", "given"), [("painn", None), ("egnn", None), ("egnn", 2e-3)])
+def test_each_host_has_a_learning_rate(tmp_path, name, given):
+    raw = raw_config(tmp_path / "run", learning_rate=given, epochs=1, warmup_steps=1)
+    raw["model"]["host"] = {"name": name, "channels": 8, "n_layers": 1}
+    trainer = Trainer(parse_config(raw))
+    expected = given or find_host(name)[0].learning_rate
+    assert trainer.optimizer.param_groups[0]["lr"] == expected
+    trainer.run(progress=False)
+    again = Trainer(parse_config(raw))
+    assert again.learning_rate == expected
+    last = expected * 0.01  # the end of the cosine
+    assert again.optimizer.param_groups[0]["lr"] == pytest.approx(last)
 
 
 def test_training_on_energies_alone(tmp_path):

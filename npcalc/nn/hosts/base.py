@@ -4,7 +4,7 @@ A host knows points, their types and the geometry of their pairs; it knows nothi
 nuclei or electron points. Its state is one flat tensor whose layout only the host knows.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -16,9 +16,12 @@ class HostConfig(BaseModel):
 
     Attributes:
         name: Name of the host in configuration files.
+        learning_rate: Of training where its configuration gives none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: ClassVar[float] = 1e-3
 
     name: str
 

@@ -9,7 +9,7 @@ paper's equation (4), ``sum_j (x_i - x_j) phi_x(m_ij)``, with directions in plac
 several channels; nothing but polarization reads them.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,8 @@ from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
 
 class EGNNConfig(HostConfig):
     """Configuration of the `EGNN` host."""
+
+    learning_rate: ClassVar[float] = 3e-3
 
     name: Literal["egnn"] = "egnn"
     channels: int = Field(128, ge=1)

@@ -11,7 +11,7 @@ The last layer has scalars only, so it moves no points.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from e3nn import o3
@@ -35,6 +35,8 @@ class MACEConfig(HostConfig):
         correlation: Messages that are multiplied at most; the body order less one.
         readout_width: Width of the last readout.
     """
+
+    learning_rate: ClassVar[float] = 2e-2
 
     name: Literal["mace"] = "mace"
     channels: int = Field(128, ge=1)

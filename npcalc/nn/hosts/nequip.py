@@ -15,7 +15,7 @@ components before channels, as `TensorProduct` wants it.
 
 import itertools
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from e3nn import o3
@@ -31,6 +31,8 @@ from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 class NequIPConfig(HostConfig):
     """Configuration of the `NequIP` host."""
+
+    learning_rate: ClassVar[float] = 2e-2
 
     name: Literal["nequip"] = "nequip"
     channels: int = Field(32, ge=1)

@@ -5,7 +5,7 @@ the published ones; further distances widen the radial filter and further direct
 ``W_vs`` term each to eq. 8.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,8 @@ class PaiNNConfig(HostConfig):
         filter_rank: Rank of the linear map from radial functions to filters, full by default. With
             many distances to an edge that map is most of the work.
     """
+
+    learning_rate: ClassVar[float] = 3e-3
 
     name: Literal["painn"] = "painn"
     channels: int = Field(64, ge=1)

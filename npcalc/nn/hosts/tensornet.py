@@ -8,7 +8,7 @@ Directions enter the embedding alone, where electron points still sit on their n
 enter through the distances of the layers.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,8 @@ PARTS = [1, 3, 6]
 
 class TensorNetConfig(HostConfig):
     """Configuration of the `TensorNet` host."""
+
+    learning_rate: ClassVar[float] = 3e-3
 
     name: Literal["tensornet"] = "tensornet"
     channels: int = Field(128, ge=2)
