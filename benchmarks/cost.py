@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rmd17 import HOSTS, RATES, ROWS, model_of
+from rmd17 import HOSTS, ROWS, model_of
 from rows import load_rows, save_row, write_table
 from speed_common import measure, peak_memory
 
@@ -42,7 +42,7 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
             "name": "case", "output": folder, "data": {**paths, "n_validation": 50},
             "model": model_of(host, form),
             "loss": {"energy": 50.0, "forces": 1.0, "dipole": 0.0, "form": "huber", "delta": 0.01},
-            "training": {"epochs": 1, "batch_size": 5, "learning_rate": RATES[host], "threads": 1},
+            "training": {"epochs": 1, "batch_size": 5, "threads": 1},
         }  # fmt: skip
         trainer = Trainer(parse_config(config))
         batches = [trainer.batches["train"].make(trainer.order(k)[:5]) for k in range(20)]

@@ -4,9 +4,9 @@
     python benchmarks/rmd17.py table
 
 RMD17_FOLDER holds ``rmd17_<molecule>_{train,test}_01.npz``; RUNS takes the checkpoints. Each row is 950 + 50 structures
-of the official split 01, batches of 5, 106 epochs = 20140 steps, and is tested on the 1000 test structures. The loss is
-Huber's, which is nearly the absolute value here; for ``egnn`` it is the square. A row that is finished, a file in
-``results/rmd17``, is not run again; one that was interrupted goes on. ``table`` writes the means over seeds as Markdown
+of the official split 01, batches of 5, 106 epochs = 20140 steps, squared errors, each host's own learning rate (see
+`rates.py`), and is tested on the 1000 test structures. A row that is finished, a file in ``results/rmd17``, is not run
+again; one that was interrupted goes on. ``table`` writes the means over seeds as Markdown
 and all rows as CSV.
 
 Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or ``moving-`` with ``nodes`` (paired nodes,
@@ -23,7 +23,7 @@ from pathlib import Path
 from rows import load_rows, save_row, training_parser, write_table
 
 from npcalc.model import ModelConfig, PolarizedModel
-from npcalc.train import Trainer, parse_config
+from npcalc.train import TrainConfig, Trainer, parse_config
 
 EPOCHS = 106
 ROWS = Path(__file__).parent / "results" / "rmd17"
@@ -36,9 +36,6 @@ HOSTS = {
     "tensornet": {"channels": 64, "n_layers": 2, "n_basis": 16},
     "mace": {"channels": 32, "l_hidden": 1, "l_max": 2},
 }
-RATES = {"painn": 1e-3, "nequip": 4e-3, "egnn": 1e-3, "et": 5e-4, "tensornet": 1e-3, "mace": 4e-3}
-# With the loss of the others `egnn` falls to a constant energy and stays there.
-LOSSES = {"egnn": "mse"}
 
 NOTE = f"""# rMD17, split 01
 
@@ -86,23 +83,45 @@ def channels_like(host: str, form: str) -> int:
     return channels
 
 
+def configuration(
+    args: argparse.Namespace,
+    molecule: str,
+    model: dict,
+    seed: int,
+    folder: Path,
+    loss: str = "mse",
+    rate: float | None = None,
+) -> TrainConfig:
+    """A run of the budget of all rows.
+
+    Args:
+        args: Arguments of the script, of which data, epochs and compile are used.
+        molecule: The molecule.
+        model: The section ``model``.
+        seed: Seed of weights and order.
+        folder: Where checkpoints go.
+        loss: Form of the loss.
+        rate: Learning rate, that of the host by default.
+    """
+    data = {k: str(args.data / f"rmd17_{molecule}_{k}_01.npz") for k in ("train", "test")}
+    return parse_config({
+        "name": folder.name, "output": str(folder), "data": {**data, "n_validation": 50}, "model": model,
+        "loss": {"energy": 50.0, "forces": 1.0, "dipole": 0.0, "form": loss, "delta": 0.01},
+        "training": {
+            "epochs": args.epochs, "batch_size": 5, "learning_rate": rate, "ema": 0.999, "seed": seed,
+            "validate_every": 10, "checkpoint_every": 10, "threads": 1, "compile": args.compile,
+        },
+    })  # fmt: skip
+
+
 def run(args: argparse.Namespace, molecule: str, form: str, seed: int) -> None:
     folder = args.runs / args.host / molecule / f"{form}-seed{seed}"
     finished = ROWS / f"{args.host}-{molecule}-{form}-seed{seed}.json"
     if finished.exists():
         return
     wide = channels_like(args.host, args.like) if form == "host-params" else None
-    data = {k: str(args.data / f"rmd17_{molecule}_{k}_01.npz") for k in ("train", "test")}
-    config = {
-        "name": form, "output": str(folder), "data": {**data, "n_validation": 50},
-        "model": model_of(args.host, "host" if wide else form, wide),
-        "loss": {"energy": 50.0, "forces": 1.0, "dipole": 0.0, "form": LOSSES.get(args.host, "huber"), "delta": 0.01},
-        "training": {
-            "epochs": args.epochs, "batch_size": 5, "learning_rate": RATES[args.host], "ema": 0.999, "seed": seed,
-            "validate_every": 10, "checkpoint_every": 10, "threads": 1, "compile": args.compile,
-        },
-    }  # fmt: skip
-    trainer = Trainer(parse_config(config))
+    model = model_of(args.host, "host" if wide else form, wide)
+    trainer = Trainer(configuration(args, molecule, model, seed, folder))
     trainer.run()
     test = trainer.errors("test")
     row = {
