@@ -10,10 +10,10 @@ from systems import crystal, dimer, ethanol, make_graph, make_potential
 
 import npcalc
 from npcalc import NPCalculator
-from npcalc.graph import collate
+from npcalc.graph import AtomGraph, collate
 from npcalc.ops import library
-from npcalc.potential import Potential, package
-from npcalc.potential.compiled import compile_graph, trace
+from npcalc.potential import Potential, bundled_potentials, package
+from npcalc.potential.compiled import compile_graph, example_inputs, trace
 from npcalc.potential.derivatives import OUTPUTS
 
 NAMES = ("energy", "forces", "dipole", "charges", "energies")
@@ -76,6 +76,19 @@ def test_compiled_equals_eager(monkeypatch, name, channels):
     same = Potential(potential.card, potential.weights, "cpu", "float64")
     again = NPCalculator(same, compile=True)
     np.testing.assert_array_equal(again.get_forces(ethanol()), compiled.get_forces(ethanol()))
+
+
+@pytest.mark.parametrize("name", bundled_potentials())
+def test_structure_to_compare_with_is_one_that_trained_networks_bear(name):
+    potential = npcalc.load_potential(name)
+    inputs = example_inputs(potential.module)
+    positions, (center, neighbor) = inputs[0], inputs[3]
+    lengths = (positions[neighbor] - positions[center]).norm(dim=1) / potential.card.model.cutoff
+    assert lengths.min() > 0.4
+    assert lengths.max() < 0.9
+    out = potential.evaluate(AtomGraph(*inputs))
+    assert all(v.isfinite().all() for v in out.values())
+    assert out["forces"].abs().max() > 1e-3
 
 
 def test_few_edges_have_one_thread(monkeypatch):

@@ -6,6 +6,7 @@ building and walking the autograd tape; compiled with TorchInductor it is two to
 can be differentiated again, which makes training steps fast.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,15 +58,22 @@ def trace(function: Callable[..., Any], *example: Any, symbolic: bool = False) -
 
 
 def example_inputs(module: PotentialModule) -> tuple[Tensor, ...]:
-    """Arguments of `PotentialModule.forward` to trace with; their values do not matter."""
+    """Arguments of `PotentialModule.forward` to trace with, and to compare results of.
+
+    They are a crumpled ring whose edges are 0.4 to 0.9 of the cutoff long: what a trained network says of
+    atoms nearer to each other may be no number at all.
+    """
     device = module.reference.device
     n_atoms, n_edges, n_systems = 7, 11, 5  # all different: tracing takes equal ones for one
-    positions = torch.arange(3.0 * n_atoms, dtype=torch.float64).reshape(n_atoms, 3).sin()
+    cutoff: float = module.edge_potential.model.coupling.envelope.cutoff  # type: ignore[assignment]
+    angle = torch.arange(n_atoms, dtype=torch.float64) * (2.0 * math.pi / n_atoms)
+    ring = torch.stack([angle.cos(), angle.sin(), 0.3 * (3.0 * angle).sin()], dim=1)
+    crumpled = torch.arange(3.0 * n_atoms, dtype=torch.float64).reshape(n_atoms, 3).sin()
     center = torch.arange(n_edges) % n_atoms
     inputs = (
-        positions,
+        (0.55 * ring + 0.03 * crumpled) * cutoff,
         torch.zeros(n_systems, 3, 3, dtype=torch.float64),
-        torch.zeros(n_atoms, dtype=torch.int64),
+        torch.arange(n_atoms) % module.reference.shape[0],
         torch.stack([center, (center + 1 + torch.arange(n_edges) // n_atoms) % n_atoms]),
         torch.zeros(n_edges, 3, dtype=torch.float64),
         torch.arange(n_atoms) % n_systems,

@@ -7,7 +7,7 @@ not vanish at the cutoff. Each point attends to itself as well, as there.
 Further distances widen the filters; further directions have values of their own.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -21,6 +21,8 @@ from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
 
 class ETConfig(HostConfig):
     """Configuration of the `ET` host."""
+
+    learning_rate: ClassVar[float] = 2e-3
 
     name: Literal["et"] = "et"
     channels: int = Field(128, ge=2)
