@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rmd17 import HOSTS, ROWS, model_of
+from rmd17 import HOSTS, ROWS, configuration, model_of
 from rows import load_rows, save_row, write_table
 from speed_common import measure, peak_memory
 
@@ -32,26 +32,20 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
     import torch
 
     from npcalc import NPCalculator
-    from npcalc.train import Trainer, export, parse_config
+    from npcalc.train import Trainer, export
     from npcalc.train.denormals import flush_denormals
 
     torch.set_num_threads(1)
-    paths = {k: str(data / f"rmd17_{molecule}_{k}_01.npz") for k in ("train", "test")}
     with tempfile.TemporaryDirectory() as folder:
-        config = {
-            "name": "case", "output": folder, "data": {**paths, "n_validation": 50},
-            "model": model_of(host, form),
-            "loss": {"energy": 50.0, "forces": 1.0, "dipole": 0.0, "form": "huber", "delta": 0.01},
-            "training": {"epochs": 1, "batch_size": 5, "threads": 1},
-        }  # fmt: skip
-        trainer = Trainer(parse_config(config))
+        config = configuration(data, molecule, model_of(host, form), Path(folder), epochs=1)
+        trainer = Trainer(config)
         batches = [trainer.batches["train"].make(trainer.order(k)[:5]) for k in range(20)]
         count = iter(range(10**9))
 
         def train_step() -> None:
             trainer.optimizer.zero_grad(set_to_none=True)
             trainer.loss(*batches[next(count) % len(batches)])[0].backward()
-            torch.nn.utils.clip_grad_norm_(trainer.weights, 10.0)
+            torch.nn.utils.clip_grad_norm_(trainer.weights, config.training.clip)
             trainer.optimizer.step()
 
         with flush_denormals():  # as in training

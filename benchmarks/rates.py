@@ -4,7 +4,7 @@
     python benchmarks/rates.py table
 
 A row that is finished, a file in ``results/rates``, is not run again. Errors are those of the training structures and of the
-1000 test structures. The learning rates that hosts have by default are chosen from these rows.
+1000 test structures.
 """
 
 import argparse
@@ -31,7 +31,8 @@ def run(args: argparse.Namespace, host: str, form: str, loss: str, rate: float, 
         return
     folder = args.runs / "rates" / name
     model = model_of(host, form)
-    trainer = Trainer(configuration(args, "ethanol", model, seed, folder, loss, rate))
+    budget = (args.epochs, seed, args.compile)
+    trainer = Trainer(configuration(args.data, "ethanol", model, folder, *budget, loss, rate))
     trainer.run()
     train, test = trainer.errors("train"), trainer.errors("test")
     row = {

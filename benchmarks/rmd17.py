@@ -84,32 +84,36 @@ def channels_like(host: str, form: str) -> int:
 
 
 def configuration(
-    args: argparse.Namespace,
+    data: Path,
     molecule: str,
     model: dict,
-    seed: int,
     folder: Path,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    compile: str | bool = "auto",
     loss: str = "mse",
     rate: float | None = None,
 ) -> TrainConfig:
     """A run of the budget of all rows.
 
     Args:
-        args: Arguments of the script, of which data, epochs and compile are used.
+        data: RMD17_FOLDER.
         molecule: The molecule.
         model: The section ``model``.
-        seed: Seed of weights and order.
         folder: Where checkpoints go.
+        epochs: Passes over the training structures.
+        seed: Seed of weights and order.
+        compile: ``auto`` or false.
         loss: Form of the loss.
         rate: Learning rate, that of the host by default.
     """
-    data = {k: str(args.data / f"rmd17_{molecule}_{k}_01.npz") for k in ("train", "test")}
+    files = {k: str(data / f"rmd17_{molecule}_{k}_01.npz") for k in ("train", "test")}
     return parse_config({
-        "name": folder.name, "output": str(folder), "data": {**data, "n_validation": 50}, "model": model,
+        "name": folder.name, "output": str(folder), "data": {**files, "n_validation": 50}, "model": model,
         "loss": {"energy": 50.0, "forces": 1.0, "dipole": 0.0, "form": loss, "delta": 0.01},
         "training": {
-            "epochs": args.epochs, "batch_size": 5, "learning_rate": rate, "ema": 0.999, "seed": seed,
-            "validate_every": 10, "checkpoint_every": 10, "threads": 1, "compile": args.compile,
+            "epochs": epochs, "batch_size": 5, "learning_rate": rate, "ema": 0.999, "seed": seed,
+            "validate_every": 10, "checkpoint_every": 10, "threads": 1, "compile": compile,
         },
     })  # fmt: skip
 
@@ -121,7 +125,8 @@ def run(args: argparse.Namespace, molecule: str, form: str, seed: int) -> None:
         return
     wide = channels_like(args.host, args.like) if form == "host-params" else None
     model = model_of(args.host, "host" if wide else form, wide)
-    trainer = Trainer(configuration(args, molecule, model, seed, folder))
+    config = configuration(args.data, molecule, model, folder, args.epochs, seed, args.compile)
+    trainer = Trainer(config)
     trainer.run()
     test = trainer.errors("test")
     row = {
