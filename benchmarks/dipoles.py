@@ -235,7 +235,7 @@ def run(args: argparse.Namespace, name: str, form: str, seed: int) -> None:
         "loss": {k: w if k in trained else 0.0 for k, w in WEIGHTS.items()} | {"form": "huber", "delta": 0.01},
         "training": {
             "epochs": args.epochs or plan.epochs, "batch_size": plan.batch_size, "learning_rate": 1e-3, "ema": 0.999,
-            "seed": seed, "validate_every": 10, "checkpoint_every": 10, "threads": 1, "compile": args.compile, "device": "cpu",
+            "clip": 10.0, "seed": seed, "validate_every": 10, "checkpoint_every": 10, "threads": 1, "compile": args.compile, "device": "cpu",
         },
     }  # fmt: skip
     trainer = Trainer(parse_config(config))

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace, host: str, form: str, seed: int) -> None:
         # The rows are judged by mean absolute errors, so that is what they are trained on.
         "loss": {"energy": 0.0, "forces": 0.0, "dipole": 0.0, "form": "mae"},
         "training": {
-            # The gradient is a sum over 12 targets: the usual bound of 10 would cut nearly every step.
+            # The gradient is a sum over 12 targets: the usual bound would cut nearly every step.
             "epochs": args.epochs, "batch_size": BATCH_SIZE, "learning_rate": 1e-3, "ema": 0.999, "clip": 100.0,
             "seed": seed, "validate_every": 1, "checkpoint_every": 1, "threads": 1, "compile": args.compile,
         },
