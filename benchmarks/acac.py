@@ -51,8 +51,8 @@ NOTE = """Acetylacetone, trained on 450 structures of 300 K (50 more choose the 
 meV/A by component. Each curve of a scan counts from its own lowest point; the barrier is the energy of the structure
 that is highest in DFT above that which is lowest in DFT. Epochs are those made, in brackets that of the weights. Hours
 are those of the training steps on one CPU core with compilation. Rows with `isolated` were trained above the energies of
-isolated atoms, the others above fitted ones. Rows with `huber` are older: Huber's loss, learning rates that `rates.md` shows
-to be too small. Published rows: Batatia et al., arXiv:2206.07697.
+isolated atoms, the others above fitted ones. Rows with `huber` are older: Huber's loss, learning rates a third to a
+fifth of today's. Published rows: Batatia et al., arXiv:2206.07697.
 """
 
 
