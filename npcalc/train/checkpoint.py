@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import new_file
+from .config import TrainConfig
 
 FORMAT = "npcalc checkpoint 1"
 
@@ -49,3 +50,37 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this version: {metadata.get('format')}")
     return tensors, json.loads(metadata["state"])
+
+
+def stored_run(path: Path, config: TrainConfig) -> TrainConfig:
+    """The configuration that a folder's run was made with, if a configuration may go on with it.
+
+    The number of epochs may change (the schedule of the learning rate follows it), the learning
+    rate and the clip, and what has no influence on the weights: paths, texts and how often to
+    validate or save.
+
+    Args:
+        path: ``config.json`` of the run.
+        config: What is to go on.
+
+    Raises:
+        ValueError: It is another run.
+    """
+    free: Any = {
+        "output": True,
+        "card": True,
+        "data": {"train", "validation", "test", "split_file"},  # a hash guards the content
+        "training": {
+            *("epochs", "learning_rate", "clip"),
+            *("validate_every", "checkpoint_every", "threads"),
+        },
+    }
+    stored = TrainConfig.model_validate_json(path.read_text())
+    old, new = stored.model_dump(exclude=free), config.model_dump(exclude=free)
+    changed = [key for key in new if old[key] != new[key]]
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds a run with another {changed[0]!r}: compare {path}, or give "
+            f"another output folder"
+        )
+    return stored

@@ -97,6 +97,7 @@ class OptimizerConfig(_Section):
         epochs: Passes over the training structures.
         batch_size: Structures of a step, over all processes.
         learning_rate: Largest learning rate; by default one that served the host well on small molecules.
+            Where training diverges it is halved, three times at most.
         final_learning_rate: At the end of the cosine, as a fraction of the largest.
         warmup_steps: Steps of linear increase.
         weight_decay: Of AdamW.

@@ -1,10 +1,12 @@
-"""The table of a run: one row of CSV for each validation."""
+"""What a run shows: a row of CSV for each validation, and the errors beside the progress bar."""
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import new_file
+from .loss import Errors, Target
 
 
 class TrainingLog:
@@ -39,3 +41,23 @@ class TrainingLog:
         kept = [rows[0]] + [r for r in rows[1:] if r and int(r[0]) <= epoch]
         with new_file(self.path, overwrite=True) as partial, partial.open("w", newline="") as file:
             csv.writer(file).writerows(kept)
+
+
+def progress_text(errors: Errors, targets: Sequence[Target]) -> str:
+    """The errors that the progress bar shows, of what is trained and labelled.
+
+    Args:
+        errors: Of the validation structures.
+        targets: What the run is trained on.
+    """
+    units = {"energy": "meV", "forces": "meV/A", "dipole": "me A", "centroids": "mA"}
+    parts = []
+    for target in targets:
+        mae = errors[f"{target.name}_mae"]
+        if target.weight == 0.0 or math.isnan(mae):
+            continue
+        if target.name in units:
+            parts.append(f"{target.name[0].upper()} {1e3 * mae:.1f} {units[target.name]}")
+        else:
+            parts.append(f"{target.name} {mae:.3g}")
+    return ", ".join(parts[:6])

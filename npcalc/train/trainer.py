@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,26 @@ from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
 from .batches import Batches, species_index
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint, stored_run
 from .checks import check_labels
 from .config import TrainConfig
 from .denormals import flush_denormals
 from .distributed import Processes
-from .log import TrainingLog
+from .log import TrainingLog, progress_text
 from .loss import Errors, LossModule
 from .splits import load_splits
 from .targets import PropertyFit, fit_properties
 from .vectors import WeightVectors
 
+EXPLODED = 10.0
+"""Loss of an epoch, in units of that of the first, from which on training has diverged."""
+
+RETREATS = 3
+"""How often the learning rate is halved before training is given up."""
+
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - names the outcome
-    """A gradient was NaN or infinite."""
+    """A gradient was NaN or infinite, or errors exploded, with each of the learning rates tried."""
 
 
 class Trainer:
@@ -40,7 +47,8 @@ class Trainer:
 
     Making it reads the data and, where the output folder holds a checkpoint of the same
     configuration, takes up the run from there; the continued run is identical to one that was
-    never interrupted.
+    never interrupted. Training that diverges goes back to the last checkpoint and on with half the
+    learning rate.
 
     Args:
         config: The run.
@@ -78,7 +86,8 @@ class Trainer:
         self.loss = LossModule(
             self.potential, config.loss, opt.compile == "auto", self.properties
         ).to(self.device)
-        self.vectors = WeightVectors(self.loss, self.learning_rate, opt.weight_decay)
+        largest = opt.learning_rate or self.model_config.host.learning_rate
+        self.vectors = WeightVectors(self.loss, largest, opt.weight_decay)
         self.weights, self.optimizer = self.vectors.current, self.vectors.optimizer
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.state: dict[str, Any] = {
@@ -87,6 +96,9 @@ class Trainer:
             "best": math.inf,
             "best_epoch": 0,
             "seconds": 0.0,
+            "learning_rate": largest,
+            "retreats": 0,
+            "first_loss": None,
             **{f"sha256_{name}": self.splits[name].sha256() for name in ("train", "validation")},
         }
         self.output = Path(config.output)
@@ -160,8 +172,8 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Largest learning rate: that of the configuration, or of the host."""
-        return self.config.training.learning_rate or self.model_config.host.learning_rate
+        """Largest learning rate: that of the configuration or of the host, halved at each retreat."""
+        return self.state["learning_rate"]
 
     def _schedule(self, step: int) -> float:
         """Part of the largest learning rate that a step has."""
@@ -179,36 +191,17 @@ class Trainer:
     def _start_or_resume(self) -> None:
         stored = self.output / "config.json"
         if self.checkpoint.exists():
-            if stored.exists():
-                self._check_same(stored)
+            old = stored_run(stored, self.config) if stored.exists() else self.config
             self._resume()
+            if old.training.learning_rate != self.config.training.learning_rate:
+                host = self.model_config.host.learning_rate
+                self._set_learning_rate(self.config.training.learning_rate or host)
         elif self.processes.first:
             self.output.mkdir(parents=True, exist_ok=True)
             self.log.start()
         if self.processes.first:
             with new_file(stored, overwrite=True) as partial:
                 partial.write_text(self.config.model_dump_json(indent=1))
-
-    def _check_same(self, stored: Path) -> None:
-        """Refuses to go on with another configuration.
-
-        The number of epochs may change (the schedule of the learning rate follows it), as may what
-        has no influence on the weights: paths, texts and how often to validate or save.
-        """
-        free: Any = {
-            "output": True,
-            "card": True,
-            "data": {"train", "validation", "test", "split_file"},  # a hash guards the content
-            "training": {"epochs", "validate_every", "checkpoint_every", "threads"},
-        }
-        old = TrainConfig.model_validate_json(stored.read_text()).model_dump(exclude=free)
-        new = self.config.model_dump(exclude=free)
-        if old != new:
-            changed = [key for key in new if old[key] != new[key]]
-            raise ValueError(
-                f"{self.output} holds a run with another {changed[0]!r}: compare {stored}, or give "
-                f"another output folder"
-            )
 
     def save(self) -> None:
         """Writes the checkpoint."""
@@ -226,11 +219,36 @@ class Trainer:
                 )
         self.state |= state
         self.vectors.restore(tensors)
-        self.schedule.last_epoch = self.state["step"]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * self._schedule(self.state["step"])
+        self._set_learning_rate(self.state["learning_rate"])
         if self.processes.first:
             self.log.cut(self.state["epoch"])
+
+    def _set_learning_rate(self, largest: float) -> None:
+        """Goes on with a largest learning rate from the step that the run is at."""
+        self.state["learning_rate"] = largest
+        self.schedule.base_lrs = [largest]
+        self.schedule.last_epoch = self.state["step"]
+        for group in self.optimizer.param_groups:
+            group["lr"] = largest * self._schedule(self.state["step"])
+
+    def _retreat(self, reason: TrainingDiverged) -> None:
+        """Goes back to the last checkpoint, and on with half the learning rate; not too often."""
+        retreats, rate = self.state["retreats"] + 1, 0.5 * self.learning_rate
+        if retreats > RETREATS:
+            raise TrainingDiverged(
+                f"{reason}, for the {retreats}th time, with a learning rate of "
+                f"{self.learning_rate:.2g}: look for wrong labels or structures; {self.checkpoint} "
+                f"holds the last good state"
+            )
+        self._resume()
+        self.state["retreats"] = retreats
+        self._set_learning_rate(rate)
+        self.save()
+        warnings.warn(
+            f"{reason}: going on from epoch {self.state['epoch']} with half the learning rate, "
+            f"{rate:.2g}",
+            stacklevel=3,
+        )
 
     @flush_denormals()
     def run(self, progress: bool = True) -> None:
@@ -242,25 +260,32 @@ class Trainer:
         opt = self.config.training
         module = self.processes.wrap(self.loss)
         show = progress and self.processes.first
-        bar = tqdm(
-            range(self.state["epoch"], opt.epochs),
+        if self.state["step"] == 0:
+            self.save()
+        with tqdm(
             initial=self.state["epoch"],
             total=opt.epochs,
             desc=self.config.name,
             unit="epoch",
             disable=not show,
-        )
-        for epoch in bar:
-            began = time.perf_counter()
-            train_loss = self._epoch(module, epoch)
-            self.state["epoch"] = epoch + 1
-            last = epoch + 1 == opt.epochs
-            self.state["seconds"] += time.perf_counter() - began
-            if last or (epoch + 1) % opt.validate_every == 0:
-                errors = self._validate(train_loss)
-                bar.set_postfix_str(self._progress(errors))
-            if last or (epoch + 1) % opt.checkpoint_every == 0:
-                self.save()
+        ) as bar:
+            while self.state["epoch"] < opt.epochs:
+                began = time.perf_counter()
+                try:
+                    train_loss = self._epoch(module, self.state["epoch"])
+                except TrainingDiverged as reason:
+                    self._retreat(reason)
+                    bar.update(self.state["epoch"] - bar.n)
+                    continue
+                epoch = self.state["epoch"] = self.state["epoch"] + 1
+                self.state["seconds"] += time.perf_counter() - began
+                bar.update()
+                if epoch == opt.epochs or epoch % opt.validate_every == 0:
+                    bar.set_postfix_str(
+                        progress_text(self._validate(train_loss), self.loss.targets)
+                    )
+                if epoch == opt.epochs or epoch % opt.checkpoint_every == 0:
+                    self.save()
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Order of the training structures in an epoch.
@@ -284,17 +309,22 @@ class Trainer:
             self.processes.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(self.weights, opt.clip)
             if not torch.isfinite(norm):
-                raise TrainingDiverged(
-                    f"the gradient is NaN or infinite in epoch {epoch}: look for wrong labels or "
-                    f"structures, or give a smaller training.learning_rate; {self.checkpoint} holds "
-                    f"the last good state"
-                )
+                raise TrainingDiverged(f"the gradient is NaN or infinite in epoch {epoch}")
             self.optimizer.step()
             self.schedule.step()
             self.state["step"] += 1
             self.vectors.follow(self.state["step"], opt.ema)
             total += float(loss.detach())
-        return total / self.steps_per_epoch
+        mean = total / self.steps_per_epoch
+        shared = float(self.processes.sum(torch.tensor(mean, device=self.device)))
+        first = self.state["first_loss"]  # of older checkpoints unknown
+        if epoch == 0:
+            self.state["first_loss"] = shared
+        elif first is not None and shared > EXPLODED * first:
+            raise TrainingDiverged(
+                f"the loss of epoch {epoch} is {shared / first:.0f} times the first"
+            )
+        return mean
 
     def errors(self, split: str, weights: Tensor | None = None) -> Errors:
         """Errors on a split.
@@ -365,20 +395,6 @@ class Trainer:
         ]
         found = [term for term in terms if not math.isnan(term)]
         return sum(found) if found else errors["energy_mae"]
-
-    def _progress(self, errors: Errors) -> str:
-        """The errors that the progress bar shows."""
-        parts = []
-        for target in self.loss.targets:
-            mae = errors[f"{target.name}_mae"]
-            if target.weight == 0.0 or math.isnan(mae):
-                continue
-            if target.name in ("energy", "forces"):
-                unit = "meV" if target.name == "energy" else "meV/A"
-                parts.append(f"{target.name[0].upper()} {1e3 * mae:.1f} {unit}")
-            elif target.name in self.model_config.properties:
-                parts.append(f"{target.name} {mae:.3g}")
-        return ", ".join(parts[:6])
 
     def best_model(self) -> PolarizedModel:
         """A model with the best averaged weights, in evaluation mode on the CPU."""

@@ -70,6 +70,7 @@ class WeightVectors:
             self._fill(self.current, "weight", tensors)
             self._fill(self.average, "average", tensors)
             self._fill(self.best, "best", tensors)
+            self.optimizer.state.clear()
             steps = [v for k, v in tensors.items() if k.startswith("optimizer.step")]
             if steps:
                 moments = {key: torch.zeros_like(self.average) for key in MOMENTS}

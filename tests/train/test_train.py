@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -303,8 +304,56 @@ def test_wrong_labels_stop_the_training(tmp_path):
     replace(data, labels={**data.labels, "forces": huge}).save(tmp_path / "d.h5")
     raw = raw_config(tmp_path / "run")
     raw["data"] = {"train": str(tmp_path / "d.h5"), "n_validation": 5}
-    with pytest.raises(TrainingDiverged, match="NaN or infinite in epoch 0: look for wrong labels"):
+    with (
+        pytest.warns(UserWarning, match="going on from epoch 0 with half the learning rate"),
+        pytest.raises(
+            TrainingDiverged, match=r"in epoch 0, for the 4th time, .* look for wrong labels"
+        ),
+    ):
         Trainer(parse_config(raw)).run(progress=False)
+
+
+@pytest.mark.parametrize("kind", ["nan", "explosion"])
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
+def test_training_that_diverges_goes_back_with_half_the_learning_rate(tmp_path, monkeypatch, kind):
+    """What goes on is the state of the last checkpoint, and the same from then on as if resumed."""
+    config = parse_config(raw_config(tmp_path / "run", learning_rate=4e-3, epochs=5))
+    trainer = Trainer(config)
+    monkeypatch.setattr("npcalc.train.trainer.EXPLODED", 1.0)  # the real bound is close to NaN
+    real = Trainer._epoch
+
+    def broken(self, module, epoch):
+        if epoch == 3 and self.learning_rate > 3e-3:
+            with torch.no_grad():
+                self.weights.mul_(math.nan if kind == "nan" else 1.5)
+            monkeypatch.setattr(Trainer, "_epoch", real)
+        return real(self, module, epoch)
+
+    monkeypatch.setattr(Trainer, "_epoch", broken)
+    expected = "NaN or infinite in epoch 3" if kind == "nan" else "loss of epoch 3 is"
+    with pytest.warns(UserWarning, match=f"{expected}.* from epoch 3 with half .*, 0.002"):
+        trainer.run(progress=False)
+    assert trainer.state["epoch"] == 5
+    assert trainer.state["retreats"] == 1
+    table = rows(tmp_path / "run")
+    assert [int(r["epoch"]) for r in table] == [1, 2, 3, 4, 5]
+    assert float(table[-1]["learning_rate"]) == pytest.approx(4e-3 / 2 * 0.01)
+    assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"])
+    again = Trainer(config)
+    assert again.learning_rate == 2e-3
+
+
+def test_a_run_goes_on_with_another_learning_rate(tmp_path):
+    raw = raw_config(tmp_path / "run", learning_rate=None, epochs=2)
+    Trainer(parse_config(raw)).run(progress=False)
+    raw["training"] |= {"learning_rate": 1e-3, "clip": 0.5, "epochs": 4}
+    trainer = Trainer(parse_config(raw))
+    assert trainer.learning_rate == 1e-3
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(
+        1e-3 * trainer._schedule(trainer.state["step"])
+    )
+    trainer.run(progress=False)
+    assert float(rows(tmp_path / "run")[-1]["learning_rate"]) == pytest.approx(1e-5)
 
 
 def test_absent_labels_are_masked(tmp_path):
