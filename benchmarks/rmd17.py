@@ -10,8 +10,8 @@ again; one that was interrupted goes on. ``table`` writes the means over seeds a
 and all rows as CSV.
 
 Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or ``moving-`` with ``nodes`` (paired nodes,
-all pairs), ``same`` (paired nodes, pairs of the same kind) or ``geometry`` (paired geometry), and the number of electron
-points, ``moving-geometry-4``; ``-r32`` behind it, for painn, filters of rank 32; ``-d1.0`` behind that, displacements up to
+all pairs), ``same`` (paired nodes, pairs of the same kind), ``geometry`` (paired geometry) or ``heads`` (paired heads), and
+the number of electron points, ``moving-heads-4``; ``-r32`` behind it, for painn, filters of rank 32; ``-d1.0`` behind that, displacements up to
 1 A instead of 0.5 A. ``host-params`` has as many parameters as the form given by ``--like``.
 """
 
@@ -63,8 +63,8 @@ def model_of(host: str, form: str, channels: int | None = None) -> dict:
         section["filter_rank"] = int(rest.pop()[1:])
     coupling, points = rest[0], int(rest[1]) if len(rest) > 1 else 1
     model |= {"polarization": kind, "n_points": points}
-    if coupling == "geometry":
-        return {**model, "coupling": "paired_geometry"}
+    if coupling in ("geometry", "heads"):
+        return {**model, "coupling": f"paired_{coupling}"}
     return {**model, "coupling": "paired_nodes", "pairs": "same" if coupling == "same" else "all"}
 
 

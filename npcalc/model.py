@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .conventions import FIELDS
 from .nn.hosts import HostConfig, HostLayer, PointSpec, make_host, parse_host
-from .nn.points import Coupling, PairedGeometry, PairedNodes, SinglePoint
+from .nn.points import Coupling, PairedGeometry, PairedHeads, PairedNodes, SinglePoint
 from .nn.polarization import Displacement, NoExchange, PairExchange, Rest
 from .nn.radial import make_envelope
 from .nn.readouts import (
@@ -77,7 +77,7 @@ class ModelConfig(BaseModel):
     cutoff: float = Field(5.0, gt=0.0)
     envelope: Literal["cosine", "polynomial"] = "cosine"
     polarization: Literal["none", "static", "moving"] = "moving"
-    coupling: Literal["paired_geometry", "paired_nodes"] = "paired_geometry"
+    coupling: Literal["paired_geometry", "paired_heads", "paired_nodes"] = "paired_geometry"
     pairs: Literal["same", "all"] = "all"
     n_points: int = Field(1, ge=1)
     d_max: float = Field(0.5, gt=0.0)
@@ -116,6 +116,11 @@ class ModelConfig(BaseModel):
             missing = [e for e in self.elements if e not in self.formal_weights]
             if missing:
                 raise ValueError(f"formal_weights has no value for {', '.join(missing)}")
+        if self.coupling == "paired_heads" and not self.host.has_heads:
+            raise ValueError(
+                f"host {self.host.name!r} does not know coupling: paired_heads: take "
+                f"paired_geometry, or a host that does (painn)"
+            )
         self._check_properties()
         return self
 
@@ -184,6 +189,7 @@ class PolarizedModel(nn.Module):
             n_neighbors=(config.n_neighbors or 1.0)
             * self.coupling.edges_per_pair
             / self.coupling.n_kinds,
+            n_heads=self.coupling.n_heads,
         )
         self.host = make_host(spec, config.host)
         layers: list[HostLayer] = list(self.host.layers)  # type: ignore[arg-type]
@@ -383,4 +389,6 @@ def make_coupling(config: ModelConfig) -> Coupling:
         return SinglePoint(envelope)
     if config.coupling == "paired_geometry":
         return PairedGeometry(config.n_points, config.softening, envelope)
+    if config.coupling == "paired_heads":
+        return PairedHeads(config.n_points, config.softening, envelope)
     return PairedNodes(config.n_points, config.softening, envelope, config.pairs == "all")

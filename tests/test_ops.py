@@ -24,6 +24,7 @@ FORMS = {
     "static": ("static", {"n_points": 2}),
     "one": ("geometry", {}),
     "three": ("geometry", {"n_points": 3, "envelope": "polynomial"}),
+    "heads": ("heads-4", {"host": {**HOST, "channels": 64}}),
     "rank": ("geometry-4", {"host": {**HOST, "filter_rank": 5}}),
     "wide": ("geometry", {"host": {**HOST, "channels": 48, "n_basis": 9}, "d_max": 1.5}),
 }
@@ -220,7 +221,7 @@ def test_tensors_of_any_strides():
     reverse = torch.ops.npcalc.reverse_edges(vectors, center, neighbor, layer.cutoff)
     rest = (
         center, neighbor, reverse, *layer.pack(torch.float64),
-        layer.cutoff, layer.softening, layer.n_basis, layer.power, False,
+        layer.cutoff, layer.softening, layer.n_basis, layer.power, layer.n_heads, False,
     )  # fmt: skip
     with torch.no_grad():
         expected = torch.ops.npcalc.pair_messages(vectors, 0.1 * d, phi, v, *rest)
@@ -255,6 +256,7 @@ def test_models_that_the_operator_cannot_do():
         make_potential({**HOST, "basis": "gaussian"}),
         make_potential(HOST, d_max=2.5),
         make_potential(HOST, "nodes-same"),
+        make_potential(HOST, "heads-4"),  # of 4 channels each
         make_potential("egnn"),
         make_potential("nequip"),  # of 4 channels
     ):

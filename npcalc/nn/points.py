@@ -6,7 +6,9 @@ an atom is a fixed nucleus point and electron points that the network moves by d
     R^nn = r_ij      R^ne = r_ij + d_j      R^en = r_ij - d_i      R^ee = r_ij + d_j - d_i
 
 A coupling decides what a host sees of these. `PairedGeometry` gives it one point per atom whose
-edges carry all the distances; `PairedNodes` gives it every point as a node of its own.
+edges carry all the distances; `PairedHeads` does so too, with a part of the channels for each
+electron point, whose messages use that point alone; `PairedNodes` gives it every point as a node of
+its own.
 
 Two displaced points may coincide, so lengths of displaced pairs are softened:
 D = sqrt(|R|^2 + eps^2) with direction R / D; lengths between nuclei are exact.
@@ -27,6 +29,7 @@ class Coupling(nn.Module):
         n_directions: Directions of a host edge.
         n_kinds: Host points of an atom.
         edges_per_pair: Host edges of a pair of atoms.
+        n_heads: Parts of the host's channels that use different electron points.
     """
 
     n_points: int
@@ -34,6 +37,7 @@ class Coupling(nn.Module):
     n_directions: int = 1
     n_kinds: int = 1
     edges_per_pair: int = 1
+    n_heads: int = 1
 
     def __init__(self, n_points: int, softening: float, envelope: nn.Module) -> None:
         super().__init__()
@@ -141,6 +145,44 @@ class PairedGeometry(Coupling):
             bare.envelope,
             torch.cat([bare.distance, distance], 1),
             torch.cat([bare.direction, (mean_ee / length[:, None])[:, None]], 1),
+        )
+
+
+class PairedHeads(Coupling):
+    """As `PairedGeometry`, but each electron point is that of one part of the host's channels.
+
+    As the heads of an attention, the parts look at the neighbors each in its own way: filters of
+    part k use R^nn and the R^ne, R^en and R^ee of electron point k, and its messages the directions
+    of R^nn and of that R^ee. So the filters cost what those of a single electron point do.
+
+    Args:
+        n_points: Electron points of an atom.
+        softening: Softening length eps in Angstrom.
+        envelope: Smooth cutoff.
+    """
+
+    def __init__(self, n_points: int, softening: float, envelope: nn.Module) -> None:
+        super().__init__(n_points, softening, envelope)
+        self.n_heads = n_points
+        self.n_distances = 1 + 3 * n_points
+        self.n_directions = 1 + n_points
+
+    def geometry(
+        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+    ) -> EdgeGeometry:
+        bare = self.bare(edges, center, neighbor)
+        d_i = d[center]
+        d_j = d[neighbor]
+        ee = edges[:, None] + d_j - d_i
+        vectors = torch.cat([edges[:, None] + d_j, edges[:, None] - d_i, ee], 1)
+        distance = torch.sqrt((vectors * vectors).sum(-1) + self.softening2)  # (E, 3 n_points)
+        return EdgeGeometry(
+            center,
+            neighbor,
+            bare.envelope,
+            torch.cat([bare.distance, distance], 1),
+            torch.cat([bare.direction, ee / distance[:, 2 * self.n_points :, None]], 1),
+            still,
         )
 
 

@@ -23,18 +23,18 @@ using torch::autograd::variable_list;
   const Tensor &edges, const Tensor &d, const Tensor &phi, const Tensor &v, const Tensor &center,              \
       const Tensor &neighbor, const Tensor &reverse, const Tensor &bias, const Tensor &even, const Tensor &odd, \
       const Tensor &even_back, const Tensor &odd_back, double cutoff, double softening, int64_t n_basis,       \
-      int64_t power, bool still
+      int64_t power, int64_t heads, bool still
 #define NPCALC_TENSORS edges, d, phi, v, center, neighbor, reverse, bias, even, odd, even_back, odd_back
-#define NPCALC_NAMES NPCALC_TENSORS, cutoff, softening, n_basis, power, still
+#define NPCALC_NAMES NPCALC_TENSORS, cutoff, softening, n_basis, power, heads, still
 
 // The same as they are stored for a derivative.
 struct Stored {
   variable_list t;
   double cutoff, softening;
-  int64_t n_basis, power;
+  int64_t n_basis, power, heads;
   bool still;
 
-  static constexpr size_t N = 12;
+  static constexpr size_t N = 12, NUMBERS = 6;  // tensors, and arguments after them
 
   static void save(AutogradContext* context, variable_list before, NPCALC_PARAMETERS) {
     before.insert(before.end(), {NPCALC_TENSORS});
@@ -43,20 +43,22 @@ struct Stored {
     context->saved_data["softening"] = softening;
     context->saved_data["n_basis"] = n_basis;
     context->saved_data["power"] = power;
+    context->saved_data["heads"] = heads;
     context->saved_data["still"] = still;
   }
 
   explicit Stored(AutogradContext* context)
       : t(context->get_saved_variables()), cutoff(context->saved_data["cutoff"].toDouble()),
         softening(context->saved_data["softening"].toDouble()), n_basis(context->saved_data["n_basis"].toInt()),
-        power(context->saved_data["power"].toInt()), still(context->saved_data["still"].toBool()) {}
+        power(context->saved_data["power"].toInt()),
+        heads(context->saved_data["heads"].toInt()), still(context->saved_data["still"].toBool()) {}
 
   // Calls an operator with tensors in front of the shared arguments.
   template <typename F, typename... A>
   auto call(const F& operation, const A&... front) const {
     const Tensor* x = t.data() + t.size() - N;
     return operation.call(front..., x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10], x[11], cutoff,
-                          softening, n_basis, power, still);
+                          softening, n_basis, power, heads, still);
   }
 };
 
@@ -64,7 +66,7 @@ struct Stored {
 struct Arguments {
   Tensor edges, d, phi, v, center, neighbor, reverse, bias, even, odd, even_back, odd_back;
   double cutoff, softening;
-  int64_t n_basis, power;
+  int64_t n_basis, power, heads;
   bool still;
 
   explicit Arguments(NPCALC_PARAMETERS)
@@ -72,8 +74,11 @@ struct Arguments {
         center(center.contiguous()), neighbor(neighbor.contiguous()), reverse(reverse.contiguous()),
         bias(bias.contiguous()), even(even.contiguous()), odd(odd.contiguous()), even_back(even_back.contiguous()),
         odd_back(odd_back.contiguous()), cutoff(cutoff), softening(softening), n_basis(n_basis), power(power),
-        still(still) {
-    TORCH_CHECK(v.size(2) % 16 == 0, "pair_messages: channels must be a multiple of 16, got ", v.size(2));
+        heads(heads), still(still) {
+    TORCH_CHECK(heads == 1 || (heads == d.size(1) && !still), "pair_messages: ", heads, " heads of ", d.size(1),
+                " points that ", still ? "rest" : "move");
+    TORCH_CHECK(v.size(2) % (16 * heads) == 0, "pair_messages: channels of a head must be a multiple of 16, got ",
+                v.size(2), " for ", heads, " heads");
     const int64_t columns = (d.size(1) ? 4 : 3) * v.size(2);
     TORCH_CHECK(phi.size(1) == columns, "pair_messages: phi has ", phi.size(1), " columns, expected ", columns);
   }
@@ -87,6 +92,7 @@ struct Arguments {
     g.basis = int(n_basis);
     g.channels = int(v.size(2));
     g.power = int(power);
+    g.heads = int(heads);
     g.still = still;
     g.cutoff = T(cutoff);
     g.softening2 = T(softening * softening);
@@ -214,7 +220,7 @@ struct Messages : torch::autograd::Function<Messages> {
     static const auto whole =
         find_operator<decltype(pair_messages_weight_backward)>("npcalc::pair_messages_weight_backward");
     const Stored given(context);
-    variable_list found(Stored::N + 5);
+    variable_list found(Stored::N + Stored::NUMBERS);
     if (context->needs_input_grad(7) || context->needs_input_grad(8) || context->needs_input_grad(9))
       std::tie(found[0], found[1], found[2], found[3], found[7], found[8], found[9]) = given.call(whole, by[0], by[1]);
     else
@@ -238,7 +244,7 @@ struct MessagesBackward : torch::autograd::Function<MessagesBackward> {
     TORCH_CHECK(!context->needs_input_grad(2),
                 "pair_messages has no second derivatives by edges: use the network without operators");
     const Stored given(context);
-    variable_list found(2 + Stored::N + 5);
+    variable_list found(2 + Stored::N + Stored::NUMBERS);
     std::tie(found[0], found[1], found[3], found[4], found[5], found[9], found[10], found[11]) =
         given.call(operation, along[0], along[1], along[2], along[3], given.t[0], given.t[1]);
     return found;
@@ -298,7 +304,7 @@ TORCH_LIBRARY(npcalc, library) {
   const std::string shared =
       "Tensor edges, Tensor d, Tensor phi, Tensor v, Tensor center, Tensor neighbor, Tensor reverse, Tensor bias, "
       "Tensor even, Tensor odd, Tensor even_back, Tensor odd_back, float cutoff, float softening, int n_basis, "
-      "int power, bool still) -> (";
+      "int power, int heads, bool still) -> (";
   const std::string by = "Tensor by_ds, Tensor by_dv, ", four = "Tensor, Tensor, Tensor, Tensor";
   library.def(("pair_messages(" + shared + "Tensor, Tensor)").c_str());
   library.def(("pair_messages_backward(" + by + shared + four + ")").c_str());

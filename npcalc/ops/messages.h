@@ -10,6 +10,9 @@
 // pairs go through geometry, product and messages while they are in the caches; nothing of the size of
 // (edges, channels) is ever stored, and the gradient makes the filters again. The gradient of that gradient,
 // which training needs, is in second.h.
+//
+// With heads, each electron point is that of a part of the channels: the filters of a head are made of nn and its
+// own ne, en and ee, and its second direction is that of its own ee instead of the mean one.
 #pragma once
 
 #include "common.h"
@@ -22,7 +25,8 @@ struct Problem {
   int64_t n_atoms, n_edges;
   int points;    // electron points of an atom, 0 without polarization
   int basis;     // radial functions of each distance
-  int channels;  // a multiple of 16
+  int channels;  // a multiple of 16, those of a head too
+  int heads;     // 1, or as many as points
   int power;     // exponent of the polynomial envelope, 0 for the cosine
   bool still;    // all displacements are zero
   T cutoff, softening2;
@@ -30,14 +34,17 @@ struct Problem {
   const int64_t *center, *neighbor, *reverse;
   const T *bias, *even, *odd, *even_back, *odd_back;
 
-  int n_even() const { return points == 0 ? 1 : still ? 2 : 1 + 2 * points; }
-  int n_odd() const { return still ? 0 : points; }
+  // Distances of the even and odd filters of a head.
+  int n_even() const { return points == 0 ? 1 : still ? 2 : heads > 1 ? 3 : 1 + 2 * points; }
+  int n_odd() const { return still ? 0 : heads > 1 ? 1 : points; }
   int n_distances() const { return points == 0 ? 1 : still ? 2 : 1 + 3 * points; }
   int n_directions() const { return points == 0 ? 1 : 2; }
   int columns() const { return (2 + n_directions()) * channels; }
+  int head_width() const { return channels / heads; }
+  int head_columns() const { return columns() / heads; }
 };
 
-// Bias and packed weights of the filters, or where derivatives by them go; null where nobody asks.
+// Bias and packed weights of the filters of one head after the other, or where derivatives by them go; null where nobody asks.
 template <typename T>
 struct Weights {
   T *bias, *even, *odd;
@@ -85,29 +92,32 @@ template <typename T>
 class Block {
  public:
   Block(const Problem<T>& problem, bool gradient)
-      : g(problem), K(problem.still ? 0 : problem.points), nb(problem.basis), nd(problem.n_distances()),
-        wide(padded(problem.columns())), with_gradient(gradient), memory(Memory<T>::of_thread()) {
-    const int fe = g.n_even() * nb, fo = g.n_odd() * nb;
+      : g(problem), K(problem.still ? 0 : problem.points), H(problem.heads), nb(problem.basis),
+        nd(problem.n_distances()), wide(padded(problem.head_columns())), fe(problem.n_even() * problem.basis),
+        fo(problem.n_odd() * problem.basis), with_gradient(gradient), memory(Memory<T>::of_thread()) {
     vectors = memory.take(3 * nd * LANES);
     distances = memory.take(nd * LANES);
     inverses = memory.take(nd * LANES);
     functions = memory.take(nd * nb * LANES);
-    even = memory.take(fe * LANES);
-    odd = memory.take(fo * LANES);
+    even = memory.take(H * fe * LANES);
+    odd = memory.take(H * fo * LANES);
+    mean = memory.take(H * 3 * LANES);
+    mean_length = memory.take(H * LANES);
     d_i = memory.take(K * 3 * LANES);
     d_j = memory.take(K * 3 * LANES);
-    filter_even = memory.take(LANES * wide);
-    filter_odd = memory.take(LANES * wide);
-    std::fill(filter_odd, filter_odd + LANES * wide, T(0));
+    filter_even = memory.take(H * LANES * wide);
+    filter_odd = memory.take(H * LANES * wide);
+    std::fill(filter_odd, filter_odd + H * LANES * wide, T(0));
     if (!gradient) return;
     slopes = memory.take(nd * nb * LANES);
-    by_even = memory.take(LANES * wide);
-    by_odd = memory.take(LANES * wide);
-    std::fill(by_even, by_even + LANES * wide, T(0));  // also where columns are filled up
-    std::fill(by_odd, by_odd + LANES * wide, T(0));
+    by_even = memory.take(H * LANES * wide);
+    by_odd = memory.take(H * LANES * wide);
+    std::fill(by_even, by_even + H * LANES * wide, T(0));  // also where columns are filled up
+    std::fill(by_odd, by_odd + H * LANES * wide, T(0));
+    by_mean = memory.take(H * 3 * LANES);
     by_function = memory.take(std::max(padded(fe), padded(fo)) * LANES);
-    columns_even = memory.take(fe * LANES);
-    columns_odd = memory.take(fo * LANES);
+    columns_even = memory.take(H * fe * LANES);
+    columns_odd = memory.take(H * fo * LANES);
   }
 
   // Fills the block with `count` pairs, 1 to LANES.
@@ -129,9 +139,7 @@ class Block {
     for (int q = 0; q < nd; ++q) expand(q);
     cut_off();
     arrange(functions, even, odd);
-    product<T>(even, 1, LANES, g.even, g.n_even() * nb, g.columns(), g.bias, n, filter_even);
-    if (g.n_odd() > 0)
-      product<T>(odd, 1, LANES, g.odd, g.n_odd() * nb, g.columns(), nullptr, n, filter_odd);
+    to_filters(even, odd, g.bias, filter_even, filter_odd);
   }
 
   // Takes derivatives by filters, envelope and directions to edges and displacements.
@@ -139,14 +147,14 @@ class Block {
     to_functions(by_even, by_odd, columns_even, columns_odd);
     T total[3][LANES];
     nuclear(total);
-    if (g.points > 0) mean_electronic(total, by_d);
+    for (int h = 0; g.points > 0 && h < H; ++h) electronic(h, total, by_d);
     if (g.points > 0 && g.still) {
       T slope[LANES];
       slopes_of(1, columns_even + nb * LANES, nullptr, 0, slope);
       along(1, slope, total);
     }
     for (int k = 0; k < K; ++k) {
-      const T *x = columns_even + (1 + K + k) * nb * LANES, *y = columns_odd + k * nb * LANES;
+      const T *x = columns_even + at_both(k), *y = columns_odd + at_odd(k);
       T slope[LANES], moved_i[3][LANES] = {}, moved_j[3][LANES] = {}, shared[3][LANES] = {};
       slopes_of(1 + k, x, y, 1, slope);
       along(1 + k, slope, moved_j);
@@ -154,7 +162,7 @@ class Block {
       along(1 + K + k, slope, moved_i);
       for (int a = 0; a < 3; ++a)
         for (int l = 0; l < LANES; ++l) total[a][l] += moved_i[a][l] + moved_j[a][l];
-      slopes_of(1 + 2 * K + k, columns_even + (1 + k) * nb * LANES, nullptr, 0, slope);
+      slopes_of(1 + 2 * K + k, columns_even + at_ee(k), nullptr, 0, slope);
       along(1 + 2 * K + k, slope, shared);
       for (int l = 0; l < count; ++l)
         for (int a = 0; a < 3; ++a) {
@@ -177,38 +185,64 @@ class Block {
 
   // Takes derivatives by filters to the packed weights and, if wanted, the bias.
   void to_weights(const T* e, const T* o, const T* by_e, const T* by_o, const Weights<T>& to, bool with_bias) const {
-    add_outer(e, g.n_even() * nb, by_e, wide, count, to.even);
-    if (g.n_odd() > 0) add_outer(o, g.n_odd() * nb, by_o, wide, count, to.odd);
-    if (!with_bias) return;
-    for (int l = 0; l < count; ++l)
-      for (int c = 0; c < wide; ++c) to.bias[c] += by_e[l * wide + c];
+    for (int h = 0; h < H; ++h) {
+      const T* by = by_e + h * LANES * wide;
+      add_outer(e + h * fe * LANES, fe, by, wide, count, to.even + h * fe * wide);
+      if (fo > 0) add_outer(o + h * fo * LANES, fo, by_o + h * LANES * wide, wide, count, to.odd + h * fo * wide);
+      if (!with_bias) continue;
+      for (int l = 0; l < count; ++l)
+        for (int c = 0; c < wide; ++c) to.bias[h * wide + c] += by[l * wide + c];
+    }
   }
   void to_weights(const Weights<T>& to) const { to_weights(even, odd, by_even, by_odd, to, true); }
 
   const Problem<T>& g;
-  const int K, nb, nd, wide;
+  // Electron points that move, heads, radial functions, distances, columns of a head, functions of a head.
+  const int K, H, nb, nd, wide, fe, fo;
   const bool with_gradient;
   int count = 0;
   int64_t edge[LANES], i[LANES], j[LANES];
   bool both[LANES];
   T envelope[LANES], envelope_slope[LANES];
   T unit[3][LANES];                               // direction between the nuclei
-  T mean[3][LANES], mean_length[LANES];           // direction between the mean electron points
-  T by_envelope[LANES], by_unit[3][LANES], by_mean[3][LANES];
-  T *filter_even, *filter_odd;                    // (LANES, wide)
+  T *mean, *mean_length;  // direction (heads, 3, LANES) between the mean electron points, or those of a head
+  T by_envelope[LANES], by_unit[3][LANES], *by_mean;
+  T *filter_even, *filter_odd;                    // (heads, LANES, wide)
   T *by_even, *by_odd;                            // derivatives by them
 
  protected:
   T* vector(int q) { return vectors + 3 * q * LANES; }
 
-  // Takes derivatives by filters to the radial functions, arrays (functions, LANES).
+  // Where the functions of a kind begin among the even, and the odd, ones.
+  int at_nn(int h) const { return h * fe * LANES; }
+  int at_ee(int k) const { return (H > 1 ? k * fe + nb : (1 + k) * nb) * LANES; }
+  int at_both(int k) const { return (H > 1 ? k * fe + 2 * nb : (1 + K + k) * nb) * LANES; }
+  int at_odd(int k) const { return k * nb * LANES; }
+
+  // Filters of radial functions.
+  void to_filters(const T* e, const T* o, const T* bias, T* to_even, T* to_odd) const {
+    const int depth = g.head_columns();
+    for (int h = 0; h < H; ++h) {
+      const T* b = bias ? bias + h * wide : nullptr;
+      product<T>(e + h * fe * LANES, 1, LANES, g.even + h * fe * wide, fe, depth, b, count, to_even + h * LANES * wide);
+      if (fo == 0) continue;
+      const T* w = g.odd + h * fo * wide;
+      product<T>(o + h * fo * LANES, 1, LANES, w, fo, depth, nullptr, count, to_odd + h * LANES * wide);
+    }
+  }
+
+  // Takes derivatives by filters to the radial functions, arrays (heads, functions, LANES).
   void to_functions(const T* by_e, const T* by_o, T* to_even, T* to_odd) {
-    const int depth = g.columns(), fe = g.n_even() * nb, fo = g.n_odd() * nb;
-    product<T>(by_e, wide, 1, g.even_back, depth, fe, nullptr, count, by_function);
-    transpose(by_function, padded(fe), fe, to_even);
-    if (fo == 0) return;
-    product<T>(by_o, wide, 1, g.odd_back, depth, fo, nullptr, count, by_function);
-    transpose(by_function, padded(fo), fo, to_odd);
+    const int depth = g.head_columns();
+    for (int h = 0; h < H; ++h) {
+      const T* w = g.even_back + h * padded(fe) * depth;
+      product<T>(by_e + h * LANES * wide, wide, 1, w, depth, fe, nullptr, count, by_function);
+      transpose(by_function, padded(fe), fe, to_even + h * fe * LANES);
+      if (fo == 0) continue;
+      w = g.odd_back + h * padded(fo) * depth;
+      product<T>(by_o + h * LANES * wide, wide, 1, w, depth, fo, nullptr, count, by_function);
+      transpose(by_function, padded(fo), fo, to_odd + h * fo * LANES);
+    }
   }
 
   // Vectors of all distances: nuclei, then ne, en and ee of each electron point; their lengths; directions.
@@ -238,15 +272,19 @@ class Block {
       }
     }
     for (int a = 0; a < 3; ++a)
-      for (int l = 0; l < LANES; ++l) {
-        unit[a][l] = r[a * LANES + l] * inverses[l];
-        mean[a][l] = r[a * LANES + l] + (K > 0 ? shift[a][l] / K : T(0));
-      }
-    for (int l = 0; l < LANES; ++l)
-      mean_length[l] = std::sqrt(mean[0][l] * mean[0][l] + mean[1][l] * mean[1][l] + mean[2][l] * mean[2][l] +
-                                 g.softening2);
-    for (int a = 0; a < 3; ++a)
-      for (int l = 0; l < LANES; ++l) mean[a][l] /= mean_length[l];
+      for (int l = 0; l < LANES; ++l) unit[a][l] = r[a * LANES + l] * inverses[l];
+    for (int h = 0; h < H; ++h) {
+      T *m = mean + 3 * h * LANES, *length = mean_length + h * LANES;
+      if (H > 1)
+        std::memcpy(m, vector(1 + 2 * K + h), 3 * LANES * sizeof(T));
+      else
+        for (int x = 0; x < 3 * LANES; ++x) m[x] = r[x] + (K > 0 ? shift[x / LANES][x % LANES] / K : T(0));
+      for (int l = 0; l < LANES; ++l)
+        length[l] = std::sqrt(m[l] * m[l] + m[LANES + l] * m[LANES + l] + m[2 * LANES + l] * m[2 * LANES + l] +
+                              g.softening2);
+      for (int a = 0; a < 3; ++a)
+        for (int l = 0; l < LANES; ++l) m[a * LANES + l] /= length[l];
+    }
   }
 
   // Bessel functions sin(n w D) / D of a distance without their norm, and their derivatives.
@@ -291,17 +329,16 @@ class Block {
   // Radial functions in the order of the packed weights: even are nn, ee, ne + en; odd are ne - en.
   void arrange(const T* f, T* even, T* odd) const {
     const int size = nb * LANES;
-    std::memcpy(even, f, size * sizeof(T));
-    if (K == 0) {
-      if (g.points > 0) std::memcpy(even + size, f + size, size * sizeof(T));
-      return;
-    }
-    std::memcpy(even + size, f + (1 + 2 * K) * size, K * size * sizeof(T));
-    const T *ne = f + size, *en = f + (1 + K) * size;
-    T* both_ways = even + (1 + K) * size;
-    for (int x = 0; x < K * size; ++x) {
-      both_ways[x] = ne[x] + en[x];
-      odd[x] = ne[x] - en[x];
+    for (int h = 0; h < H; ++h) std::memcpy(even + at_nn(h), f, size * sizeof(T));
+    if (K == 0 && g.points > 0) std::memcpy(even + size, f + size, size * sizeof(T));
+    for (int k = 0; k < K; ++k) {
+      const T *ne = f + (1 + k) * size, *en = f + (1 + K + k) * size;
+      std::memcpy(even + at_ee(k), f + (1 + 2 * K + k) * size, size * sizeof(T));
+      T *sum = even + at_both(k), *difference = odd + at_odd(k);
+      for (int x = 0; x < size; ++x) {
+        sum[x] = ne[x] + en[x];
+        difference[x] = ne[x] - en[x];
+      }
     }
   }
 
@@ -313,6 +350,9 @@ class Block {
   // Derivative by distance q from those by its functions, x + sign * y.
   void slopes_of(int q, const T* x, const T* y, int sign, T* slope) const {
     std::memset(slope, 0, LANES * sizeof(T));
+    add_slopes_of(q, x, y, sign, slope);
+  }
+  void add_slopes_of(int q, const T* x, const T* y, int sign, T* slope) const {
     for (int n = 0; n < nb; ++n) {
       const T* b = slopes + (q * nb + n) * LANES;
       if (y)
@@ -332,6 +372,7 @@ class Block {
   void nuclear(T total[3][LANES]) {
     T slope[LANES], inner[LANES];
     slopes_of(0, columns_even, nullptr, 0, slope);
+    for (int h = 1; h < H; ++h) add_slopes_of(0, columns_even + at_nn(h), nullptr, 0, slope);
     for (int l = 0; l < LANES; ++l) {
       slope[l] += by_envelope[l] * envelope_slope[l];
       inner[l] = by_unit[0][l] * unit[0][l] + by_unit[1][l] * unit[1][l] + by_unit[2][l] * unit[2][l];
@@ -341,23 +382,33 @@ class Block {
         total[a][l] = slope[l] * unit[a][l] + (by_unit[a][l] - inner[l] * unit[a][l]) * inverses[l];
   }
 
-  void mean_electronic(T total[3][LANES], T* by_d) {
+  // From the direction between the electron points of a head, or between the mean ones.
+  void electronic(int h, T total[3][LANES], T* by_d) {
+    const T *m = mean + 3 * h * LANES, *by = by_mean + 3 * h * LANES, *length = mean_length + h * LANES;
     T inner[LANES], part[3][LANES];
     for (int l = 0; l < LANES; ++l)
-      inner[l] = by_mean[0][l] * mean[0][l] + by_mean[1][l] * mean[1][l] + by_mean[2][l] * mean[2][l];
+      inner[l] = by[l] * m[l] + by[LANES + l] * m[LANES + l] + by[2 * LANES + l] * m[2 * LANES + l];
     for (int a = 0; a < 3; ++a)
       for (int l = 0; l < LANES; ++l) {
-        part[a][l] = (by_mean[a][l] - inner[l] * mean[a][l]) / mean_length[l];
+        part[a][l] = (by[a * LANES + l] - inner[l] * m[a * LANES + l]) / length[l];
         total[a][l] += part[a][l];
       }
+    add_shared(h, part, by_d);
+  }
+
+ public:
+  // Adds the derivative by the mean shift, or by that of a head's point, to displacements.
+  void add_shared(int h, const T part[3][LANES], T* by_d) const {
+    const int first = H > 1 ? h : 0, last = H > 1 ? h + 1 : K;
     for (int l = 0; l < count; ++l)
-      for (int k = 0; k < K; ++k)
+      for (int k = first; k < last; ++k)
         for (int a = 0; a < 3; ++a) {
-          by_d[(j[l] * K + k) * 3 + a] += part[a][l] / K;
-          by_d[(i[l] * K + k) * 3 + a] -= part[a][l] / K;
+          by_d[(j[l] * K + k) * 3 + a] += part[a][l] / (last - first);
+          by_d[(i[l] * K + k) * 3 + a] -= part[a][l] / (last - first);
         }
   }
 
+ protected:
   Memory<T>& memory;
   T first_sine[LANES], first_cosine[LANES];
   T *vectors, *distances, *inverses, *functions, *slopes, *even, *odd, *d_i, *d_j;
@@ -369,22 +420,26 @@ template <typename T, int DIRECTIONS>
 void add_messages(const Block<T>& b, int l, T* ds, T* dv) {
   typedef typename Vec<T>::type V;
   const Problem<T>& g = b.g;
-  const int C = g.channels, P = 2 + DIRECTIONS;
+  const int C = g.channels, W = g.head_width(), P = 2 + DIRECTIONS;
   const int64_t i = b.i[l], j = b.j[l];
-  const T u = b.envelope[l], *fe = b.filter_even + l * b.wide, *fo = b.filter_odd + l * b.wide;
-  for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
-    const int64_t to = way ? j : i, from = way ? i : j;
-    const T sign = way ? -1 : 1, *phi = g.phi + from * P * C, *v = g.v + from * 3 * C;
-    T *s_out = ds + to * C, *v_out = dv + to * 3 * C;
-    for (int c = 0; c < C; c += Vec<T>::width) {
-      V m[P];
-      for (int p = 0; p < P; ++p)
-        m[p] = u * (load(fe + p * C + c) + sign * load(fo + p * C + c)) * load(phi + p * C + c);
-      store(s_out + c, load(s_out + c) + m[0]);
-      for (int a = 0; a < 3; ++a) {
-        V x = m[1] * load(v + a * C + c) + (sign * b.unit[a][l]) * m[2];
-        if (DIRECTIONS == 2) x += (sign * b.mean[a][l]) * m[P - 1];
-        store(v_out + a * C + c, load(v_out + a * C + c) + x);
+  const T u = b.envelope[l];
+  for (int h = 0; h < b.H; ++h) {
+    const T *fe = b.filter_even + (h * LANES + l) * b.wide, *fo = b.filter_odd + (h * LANES + l) * b.wide;
+    const T* mean = b.mean + 3 * h * LANES + l;
+    for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
+      const int64_t to = way ? j : i, from = way ? i : j;
+      const T sign = way ? -1 : 1, *phi = g.phi + from * P * C + h * W, *v = g.v + from * 3 * C + h * W;
+      T *s_out = ds + to * C + h * W, *v_out = dv + to * 3 * C + h * W;
+      for (int c = 0; c < W; c += Vec<T>::width) {
+        V m[P];
+        for (int p = 0; p < P; ++p)
+          m[p] = u * (load(fe + p * W + c) + sign * load(fo + p * W + c)) * load(phi + p * C + c);
+        store(s_out + c, load(s_out + c) + m[0]);
+        for (int a = 0; a < 3; ++a) {
+          V x = m[1] * load(v + a * C + c) + (sign * b.unit[a][l]) * m[2];
+          if (DIRECTIONS == 2) x += (sign * mean[a * LANES]) * m[P - 1];
+          store(v_out + a * C + c, load(v_out + a * C + c) + x);
+        }
       }
     }
   }
@@ -401,53 +456,56 @@ template <typename T, int DIRECTIONS>
 void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, const Gradient<T>& to) {
   typedef typename Vec<T>::type V;
   const Problem<T>& g = b.g;
-  const int C = g.channels, P = 2 + DIRECTIONS;
-  const T u = b.envelope[l], *fe = b.filter_even + l * b.wide, *fo = b.filter_odd + l * b.wide;
-  T *by_even = b.by_even + l * b.wide, *by_odd = b.by_odd + l * b.wide;
-  V by_u{}, by_unit[3]{}, by_mean[3]{};
-  for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
-    const int64_t center = way ? b.j[l] : b.i[l], from = way ? b.i[l] : b.j[l];
-    const T sign = way ? -1 : 1, *phi = g.phi + from * P * C, *v = g.v + from * 3 * C;
-    const T *gs = by_ds + center * C, *gv = by_dv + center * 3 * C;
-    T *g_phi = to.phi + from * P * C, *g_v = to.v + from * 3 * C;
-    for (int c = 0; c < C; c += Vec<T>::width) {
-      V q[P], x[3];
-      q[0] = load(gs + c);
-      for (int p = 1; p < P; ++p) q[p] = V{};
-      for (int a = 0; a < 3; ++a) {
-        x[a] = load(gv + a * C + c);
-        q[1] += x[a] * load(v + a * C + c);
-        q[2] += (sign * b.unit[a][l]) * x[a];
-        if (DIRECTIONS == 2) q[P - 1] += (sign * b.mean[a][l]) * x[a];
-      }
-      V m[P];
-      for (int p = 0; p < P; ++p) {
-        const int k = p * C + c;
-        const V f = load(fe + k) + sign * load(fo + k), w = load(phi + k);
-        store(g_phi + k, load(g_phi + k) + u * f * q[p]);
-        const V h = q[p] * w;
-        by_u += h * f;
-        m[p] = u * f * w;
-        if (way) {
-          store(by_even + k, load(by_even + k) + u * h);
-          store(by_odd + k, load(by_odd + k) - u * h);
-        } else {
-          store(by_even + k, u * h);
-          store(by_odd + k, u * h);
+  const int C = g.channels, W = g.head_width(), P = 2 + DIRECTIONS;
+  const T u = b.envelope[l];
+  V by_u{}, by_unit[3]{};
+  for (int h = 0; h < b.H; ++h) {
+    const int row = (h * LANES + l) * b.wide, mean = 3 * h * LANES + l;
+    const T *fe = b.filter_even + row, *fo = b.filter_odd + row;
+    T *by_even = b.by_even + row, *by_odd = b.by_odd + row;
+    V by_mean[3]{};
+    for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
+      const int64_t center = way ? b.j[l] : b.i[l], from = way ? b.i[l] : b.j[l];
+      const T sign = way ? -1 : 1, *phi = g.phi + from * P * C + h * W, *v = g.v + from * 3 * C + h * W;
+      const T *gs = by_ds + center * C + h * W, *gv = by_dv + center * 3 * C + h * W;
+      T *g_phi = to.phi + from * P * C + h * W, *g_v = to.v + from * 3 * C + h * W;
+      for (int c = 0; c < W; c += Vec<T>::width) {
+        V q[P], x[3];
+        q[0] = load(gs + c);
+        for (int p = 1; p < P; ++p) q[p] = V{};
+        for (int a = 0; a < 3; ++a) {
+          x[a] = load(gv + a * C + c);
+          q[1] += x[a] * load(v + a * C + c);
+          q[2] += (sign * b.unit[a][l]) * x[a];
+          if (DIRECTIONS == 2) q[P - 1] += (sign * b.mean[mean + a * LANES]) * x[a];
+        }
+        V m[P];
+        for (int p = 0; p < P; ++p) {
+          const int k = p * W + c, full = p * C + c;
+          const V f = load(fe + k) + sign * load(fo + k), w = load(phi + full);
+          store(g_phi + full, load(g_phi + full) + u * f * q[p]);
+          const V by = q[p] * w;
+          by_u += by * f;
+          m[p] = u * f * w;
+          if (way) {
+            store(by_even + k, load(by_even + k) + u * by);
+            store(by_odd + k, load(by_odd + k) - u * by);
+          } else {
+            store(by_even + k, u * by);
+            store(by_odd + k, u * by);
+          }
+        }
+        for (int a = 0; a < 3; ++a) {
+          store(g_v + a * C + c, load(g_v + a * C + c) + m[1] * x[a]);
+          by_unit[a] += sign * m[2] * x[a];
+          if (DIRECTIONS == 2) by_mean[a] += sign * m[P - 1] * x[a];
         }
       }
-      for (int a = 0; a < 3; ++a) {
-        store(g_v + a * C + c, load(g_v + a * C + c) + m[1] * x[a]);
-        by_unit[a] += sign * m[2] * x[a];
-        if (DIRECTIONS == 2) by_mean[a] += sign * m[P - 1] * x[a];
-      }
     }
+    for (int a = 0; a < 3; ++a) b.by_mean[mean + a * LANES] = sum<T>(by_mean[a]);
   }
   b.by_envelope[l] = sum<T>(by_u);
-  for (int a = 0; a < 3; ++a) {
-    b.by_unit[a][l] = sum<T>(by_unit[a]);
-    b.by_mean[a][l] = sum<T>(by_mean[a]);
-  }
+  for (int a = 0; a < 3; ++a) b.by_unit[a][l] = sum<T>(by_unit[a]);
 }
 
 // Calls work(block, thread) for all blocks of pairs, filled; each thread makes a block.
@@ -482,7 +540,7 @@ template <typename T>
 class WeightShares {
  public:
   WeightShares(const Problem<T>& g, const Weights<T>& to, int threads)
-      : wide(to.even ? padded(g.columns()) : 0), bias(to.bias, wide, threads),
+      : wide(to.even ? g.heads * padded(g.head_columns()) : 0), bias(to.bias, wide, threads),
         even(to.even, int64_t(g.n_even()) * g.basis * wide, threads),
         odd(to.odd, int64_t(g.n_odd()) * g.basis * wide, threads) {}
   Weights<T> of(int thread) { return {bias.of(thread), even.of(thread), odd.of(thread)}; }

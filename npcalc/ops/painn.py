@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..model import PolarizedModel
 from ..nn.hosts.painn import PaiNNLayer
-from ..nn.points import PairedGeometry, SinglePoint
+from ..nn.points import PairedGeometry, PairedHeads, SinglePoint
 from ..nn.radial import BesselBasis, PolynomialEnvelope
 
 PANEL = 32
@@ -13,10 +13,16 @@ PANEL = 32
 
 
 def pack(matrix: Tensor) -> Tensor:
-    """Panels of 32 columns one after the other, shape (n_panels, rows, 32); zeros fill up the last."""
-    rows, columns = matrix.shape
-    wide = nn.functional.pad(matrix, (0, -columns % PANEL))
-    return wide.reshape(rows, wide.shape[1] // PANEL, PANEL).transpose(0, 1).contiguous()
+    """Panels of 32 columns one after the other, zeros filling up the last.
+
+    Args:
+        matrix: Shape (..., rows, columns).
+
+    Returns:
+        Shape (..., n_panels, rows, 32).
+    """
+    wide = nn.functional.pad(matrix, (0, -matrix.shape[-1] % PANEL))
+    return wide.unflatten(-1, (-1, PANEL)).transpose(-3, -2).contiguous()
 
 
 class FusedPaiNNLayer(nn.Module):
@@ -34,7 +40,7 @@ class FusedPaiNNLayer(nn.Module):
     def __init__(
         self,
         layer: PaiNNLayer,
-        coupling: PairedGeometry | SinglePoint,
+        coupling: PairedGeometry | PairedHeads | SinglePoint,
         still: bool,
         constant: bool,
     ) -> None:
@@ -47,6 +53,7 @@ class FusedPaiNNLayer(nn.Module):
         self.n_points = coupling.n_points
         self.n_basis = layer.n_basis
         self.still = still
+        self.n_heads = 1 if still else layer.n_heads
         self.packed: tuple[Tensor, ...] | None = None
         if constant:
             with torch.no_grad():
@@ -65,24 +72,33 @@ class FusedPaiNNLayer(nn.Module):
         if isinstance(layer.first, nn.Linear):
             weight = weight @ layer.first.weight.to(dtype)
         weight = weight * basis.norm
-        bias = nn.functional.pad(layer.filter.bias, (0, -len(weight) % PANEL))
         even, odd = self._parts(weight, self.n_points)
-        return bias, pack(even), pack(odd), pack(even.T), pack(odd.T)
+        bias = self._by_head(layer.filter.bias[:, None]).flatten(-2)
+        bias = nn.functional.pad(bias, (0, -bias.shape[-1] % PANEL))
+        even, odd = self._by_head(even), self._by_head(odd)
+        return bias, *(pack(part) for part in (even.mT, odd.mT, even, odd))
+
+    def _by_head(self, rows: Tensor) -> Tensor:
+        """Rows (parts c, n) of filters as (heads, parts of a head, n)."""
+        k = self.n_heads
+        return rows.unflatten(0, (-1, k, self.layer.channels // k)).transpose(0, 1).flatten(1, 2)
 
     def _parts(self, weight: Tensor, n_points: int) -> tuple[Tensor, Tensor]:
-        """Weights (functions, parts c), even and odd under exchange of center and neighbor.
+        """Weights (parts c, functions), even and odd under exchange of center and neighbor.
 
         Args:
-            weight: Weights (parts c, n_distances n_basis) of the functions of all distances.
+            weight: Weights (parts c, n_distances n_basis) of the functions of all distances, or of those
+                of a head.
             n_points: Electron points of an atom.
         """
         if n_points == 0 or self.still:
             even = self.layer.fold_still(weight) if n_points > 0 else weight
-            return even.T, even.T[:0]
-        rows = weight.T.reshape(-1, self.n_basis, len(weight))
-        nuclei, ne, en, ee = rows.split([1, n_points, n_points, n_points])
-        even = torch.cat([nuclei, ee, 0.5 * (ne + en)])
-        return even.flatten(0, 1), (0.5 * (ne - en)).flatten(0, 1)
+            return even, even[:, :0]
+        seen = 1 if self.n_heads > 1 else n_points
+        distances = weight.unflatten(1, (-1, self.n_basis))
+        nuclei, ne, en, ee = distances.split([1, seen, seen, seen], 1)
+        even = torch.cat([nuclei, ee, 0.5 * (ne + en)], 1)
+        return even.flatten(1), (0.5 * (ne - en)).flatten(1)
 
     def forward(
         self, x: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor
@@ -105,7 +121,7 @@ class FusedPaiNNLayer(nn.Module):
         packed = self.packed or self.pack(x.dtype)
         ds, dv = torch.ops.npcalc.pair_messages(
             edges, d, layer.phi(s), v, center, neighbor, reverse, *packed,
-            self.cutoff, self.softening, self.n_basis, self.power, self.still,
+            self.cutoff, self.softening, self.n_basis, self.power, self.n_heads, self.still,
         )  # fmt: skip
         return layer.update_block(s + ds, v + dv)
 
@@ -113,10 +129,10 @@ class FusedPaiNNLayer(nn.Module):
 def can_fuse_messages(model: PolarizedModel) -> bool:
     """Whether the operator has what the messages of a model need."""
     coupling = model.coupling
-    return isinstance(coupling, (SinglePoint, PairedGeometry)) and all(
+    return isinstance(coupling, (SinglePoint, PairedGeometry, PairedHeads)) and all(
         isinstance(layer, PaiNNLayer)
         and isinstance(layer.basis, BesselBasis)
-        and layer.channels % 16 == 0
+        and layer.channels % (16 * layer.n_heads) == 0
         # The series of sine and cosine in the operator reach to twice the cutoff.
         and getattr(update, "d_max", 0.0) <= 0.5 * coupling.envelope.cutoff  # type: ignore[operator]
         for layer, update in zip(model.host.layers, model.updates, strict=True)

@@ -33,23 +33,24 @@ class TangentBlock : public Block<T> {
   using Block<T>::even, Block<T>::odd, Block<T>::columns_even, Block<T>::columns_odd, Block<T>::memory;
 
  public:
-  using Block<T>::g, Block<T>::K, Block<T>::nb, Block<T>::nd, Block<T>::wide, Block<T>::count, Block<T>::edge;
+  using Block<T>::g, Block<T>::K, Block<T>::H, Block<T>::nb, Block<T>::nd, Block<T>::wide, Block<T>::fe, Block<T>::fo;
+  using Block<T>::count, Block<T>::edge;
   using Block<T>::i, Block<T>::j, Block<T>::both, Block<T>::unit, Block<T>::mean, Block<T>::mean_length;
   using Block<T>::by_even, Block<T>::by_odd, Block<T>::by_mean;
 
   TangentBlock(const Problem<T>& problem, const Direction<T>& direction)
       : Block<T>(problem, true), along(direction) {
-    const int fe = g.n_even() * nb, fo = g.n_odd() * nb;
     vectors_t = memory.take(3 * nd * LANES);
     distances_t = memory.take(nd * LANES);
     functions_t = memory.take(nd * nb * LANES);
-    even_t = memory.take(fe * LANES);
-    odd_t = memory.take(fo * LANES);
-    columns_even_t = memory.take(fe * LANES);
-    columns_odd_t = memory.take(fo * LANES);
+    even_t = memory.take(H * fe * LANES);
+    odd_t = memory.take(H * fo * LANES);
+    columns_even_t = memory.take(H * fe * LANES);
+    columns_odd_t = memory.take(H * fo * LANES);
+    for (T** array : {&shift_t, &mean_t, &by_mean_t}) *array = memory.take(H * 3 * LANES);
     for (T** array : {&filter_even_t, &filter_odd_t, &by_even_t, &by_odd_t}) {
-      *array = memory.take(LANES * wide);
-      std::fill(*array, *array + LANES * wide, T(0));
+      *array = memory.take(H * LANES * wide);
+      std::fill(*array, *array + H * LANES * wide, T(0));
     }
   }
 
@@ -64,36 +65,38 @@ class TangentBlock : public Block<T> {
         }
     for (int l = 0; l < LANES; ++l) envelope_t[l] = this->envelope_slope[l] * distances_t[l];
     this->arrange(functions_t, even_t, odd_t);
-    product<T>(even_t, 1, LANES, g.even, g.n_even() * nb, g.columns(), nullptr, n, filter_even_t);
-    if (g.n_odd() > 0) product<T>(odd_t, 1, LANES, g.odd, g.n_odd() * nb, g.columns(), nullptr, n, filter_odd_t);
+    this->to_filters(even_t, odd_t, nullptr, filter_even_t, filter_odd_t);
   }
 
-  // Takes derivatives by filters and the mean direction, and by their tangents, to displacements and weights.
+  // Takes derivatives by filters and the mean directions, and by their tangents, to displacements and weights.
   void backward(T* by_d, const Weights<T>& weights) {
     this->to_weights(weights);
     this->to_weights(even_t, odd_t, by_even_t, by_odd_t, weights, false);
     if (K == 0) return;
     this->to_functions(by_even, by_odd, columns_even, columns_odd);
     this->to_functions(by_even_t, by_odd_t, columns_even_t, columns_odd_t);
-    T by_shift[3][LANES];
-    to_mean(by_shift);
+    for (int h = 0; h < H; ++h) {
+      T by_shift[3][LANES];
+      to_mean(h, by_shift);
+      this->add_shared(h, by_shift, by_d);
+    }
     for (int k = 0; k < K; ++k) {
       T ne[3][LANES], en[3][LANES], ee[3][LANES];
-      const int own = (1 + K + k) * nb * LANES, odds = k * nb * LANES;
-      to_vector(1 + k, own, odds, 1, ne);
-      to_vector(1 + K + k, own, odds, -1, en);
-      to_vector(1 + 2 * K + k, (1 + k) * nb * LANES, 0, 0, ee);
+      const int both_ways = this->at_both(k), odds = this->at_odd(k);
+      to_vector(1 + k, both_ways, odds, 1, ne);
+      to_vector(1 + K + k, both_ways, odds, -1, en);
+      to_vector(1 + 2 * K + k, this->at_ee(k), 0, 0, ee);
       for (int l = 0; l < count; ++l)
         for (int a = 0; a < 3; ++a) {
-          const T shared = ee[a][l] + by_shift[a][l] / K;
-          by_d[(j[l] * K + k) * 3 + a] += ne[a][l] + shared;
-          by_d[(i[l] * K + k) * 3 + a] -= en[a][l] + shared;
+          by_d[(j[l] * K + k) * 3 + a] += ne[a][l] + ee[a][l];
+          by_d[(i[l] * K + k) * 3 + a] -= en[a][l] + ee[a][l];
         }
     }
   }
 
   const Direction<T> along;
-  T envelope_t[LANES], unit_t[3][LANES], mean_t[3][LANES], by_mean_t[3][LANES];
+  T envelope_t[LANES], unit_t[3][LANES];
+  T *mean_t, *by_mean_t;  // (heads, 3, LANES)
   T *filter_even_t, *filter_odd_t, *by_even_t, *by_odd_t;
 
  private:
@@ -109,8 +112,7 @@ class TangentBlock : public Block<T> {
         r[a * LANES + l] = both[l] ? T(0.5) * (there - along.edges[3 * g.reverse[edge[l]] + a]) : there;
       }
     if (g.points > 0 && g.still) std::memcpy(vector_t(1), r, 3 * LANES * sizeof(T));
-    for (int a = 0; a < 3; ++a)
-      for (int l = 0; l < LANES; ++l) shift_t[a][l] = r[a * LANES + l];
+    for (int h = 0; h < H; ++h) std::memcpy(shift_t + 3 * h * LANES, r, 3 * LANES * sizeof(T));
     for (int k = 0; k < K; ++k) {
       T *ne = vector_t(1 + k), *en = vector_t(1 + K + k), *ee = vector_t(1 + 2 * K + k);
       for (int l = 0; l < LANES; ++l)
@@ -120,7 +122,10 @@ class TangentBlock : public Block<T> {
           ne[x] = r[x] + dj;
           en[x] = r[x] - di;
           ee[x] = r[x] + dj - di;
-          shift_t[a][l] += (dj - di) / K;
+          if (H > 1)
+            shift_t[3 * k * LANES + x] = ee[x];
+          else
+            shift_t[x] += (dj - di) / K;
         }
     }
     for (int q = 0; q < nd; ++q) {
@@ -129,11 +134,14 @@ class TangentBlock : public Block<T> {
         distances_t[q * LANES + l] = (x[l] * t[l] + x[LANES + l] * t[LANES + l] + x[2 * LANES + l] * t[2 * LANES + l]) *
                                      inverses[q * LANES + l];
     }
-    for (int l = 0; l < LANES; ++l) {
-      const T inner = mean[0][l] * shift_t[0][l] + mean[1][l] * shift_t[1][l] + mean[2][l] * shift_t[2][l];
-      for (int a = 0; a < 3; ++a) {
+    for (int a = 0; a < 3; ++a)
+      for (int l = 0; l < LANES; ++l)
         unit_t[a][l] = (r[a * LANES + l] - unit[a][l] * distances_t[l]) * inverses[l];
-        mean_t[a][l] = (shift_t[a][l] - mean[a][l] * inner) / mean_length[l];
+    for (int h = 0; h < H; ++h) {
+      const T *m = mean + 3 * h * LANES, *t = shift_t + 3 * h * LANES, *length = mean_length + h * LANES;
+      for (int l = 0; l < LANES; ++l) {
+        const T inner = m[l] * t[l] + m[LANES + l] * t[LANES + l] + m[2 * LANES + l] * t[2 * LANES + l];
+        for (int x = l; x < 3 * LANES; x += LANES) mean_t[3 * h * LANES + x] = (t[x] - m[x] * inner) / length[l];
       }
     }
   }
@@ -168,104 +176,109 @@ class TangentBlock : public Block<T> {
 
   // Derivative by the vector between the mean electron points, from those by its direction n = m / L and the
   // tangent n_t = m_t / L - m (m m_t) / L^3.
-  void to_mean(T to[3][LANES]) {
+  void to_mean(int h, T to[3][LANES]) {
+    const T *m = mean + 3 * h * LANES, *t = shift_t + 3 * h * LANES;
+    const T *by = by_mean + 3 * h * LANES, *by_t = by_mean_t + 3 * h * LANES;
     for (int l = 0; l < LANES; ++l) {
-      const T inverse = 1 / mean_length[l];
+      const T inverse = 1 / mean_length[h * LANES + l];
       T by_n = 0, by_t_n = 0, by_t_m = 0, n_m = 0;
-      for (int a = 0; a < 3; ++a) {
-        by_n += by_mean[a][l] * mean[a][l];
-        by_t_n += by_mean_t[a][l] * mean[a][l];
-        by_t_m += by_mean_t[a][l] * shift_t[a][l];
-        n_m += mean[a][l] * shift_t[a][l];
+      for (int x = l; x < 3 * LANES; x += LANES) {
+        by_n += by[x] * m[x];
+        by_t_n += by_t[x] * m[x];
+        by_t_m += by_t[x] * t[x];
+        n_m += m[x] * t[x];
       }
       for (int a = 0; a < 3; ++a) {
-        const T n = mean[a][l];
-        const T straight = (by_mean[a][l] - n * by_n) * inverse;
-        const T turning = 3 * by_t_n * n_m * n - by_t_m * n - n_m * by_mean_t[a][l] - by_t_n * shift_t[a][l];
+        const int x = a * LANES + l;
+        const T straight = (by[x] - m[x] * by_n) * inverse;
+        const T turning = 3 * by_t_n * n_m * m[x] - by_t_m * m[x] - n_m * by_t[x] - by_t_n * t[x];
         to[a][l] = straight + turning * inverse * inverse;
       }
     }
   }
 
-  T shift_t[3][LANES];  // of the vector between the mean electron points
+  T* shift_t;  // (heads, 3, LANES), of the vectors between the mean electron points or those of a head
   T *vectors_t, *distances_t, *functions_t, *even_t, *odd_t, *columns_even_t, *columns_odd_t;
 };
 
-// Takes S of pair l apart: derivatives by `by`, features, filters and mean direction.
+// Takes S of pair l apart: derivatives by `by`, features, filters and mean directions.
 template <typename T, int DIRECTIONS>
 void add_second(TangentBlock<T>& b, int l, const T* by_ds, const T* by_dv, const SecondGradient<T>& to) {
   typedef typename Vec<T>::type V;
   const Problem<T>& g = b.g;
-  const int C = g.channels, P = 2 + DIRECTIONS, row = l * b.wide;
+  const int C = g.channels, W = g.head_width(), P = 2 + DIRECTIONS;
   const T u = b.envelope[l], u_t = b.envelope_t[l];
-  const T *fe = b.filter_even + row, *fo = b.filter_odd + row;
-  const T *fe_t = b.filter_even_t + row, *fo_t = b.filter_odd_t + row;
-  T *by_even = b.by_even + row, *by_odd = b.by_odd + row;
-  T *by_even_t = b.by_even_t + row, *by_odd_t = b.by_odd_t + row;
-  V by_mean[3]{}, by_mean_t[3]{};
-  for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
-    const int64_t center = way ? b.j[l] : b.i[l], from = way ? b.i[l] : b.j[l];
-    const T sign = way ? -1 : 1;
-    const T *phi = g.phi + from * P * C, *v = g.v + from * 3 * C;
-    const T *phi_t = b.along.phi + from * P * C, *v_t = b.along.v + from * 3 * C;
-    const T *gs = by_ds + center * C, *gv = by_dv + center * 3 * C;
-    T *h_ds = to.by_ds + center * C, *h_dv = to.by_dv + center * 3 * C;
-    T *h_phi = to.phi + from * P * C, *h_v = to.v + from * 3 * C;
-    for (int c = 0; c < C; c += Vec<T>::width) {
-      V x[3], q[P], q_t[P];  // derivatives of S by the tangents of the parts, and by the parts
-      q[0] = load(gs + c);
-      q_t[0] = V{};
-      for (int p = 1; p < P; ++p) q[p] = q_t[p] = V{};
-      for (int a = 0; a < 3; ++a) {
-        x[a] = load(gv + a * C + c);
-        q[1] += x[a] * load(v + a * C + c);
-        q_t[1] += x[a] * load(v_t + a * C + c);
-        q[2] += (sign * b.unit[a][l]) * x[a];
-        q_t[2] += (sign * b.unit_t[a][l]) * x[a];
-        if (DIRECTIONS == 2) {
-          q[P - 1] += (sign * b.mean[a][l]) * x[a];
-          q_t[P - 1] += (sign * b.mean_t[a][l]) * x[a];
+  for (int h = 0; h < b.H; ++h) {
+    const int row = (h * LANES + l) * b.wide, first = 3 * h * LANES + l;
+    const T *fe = b.filter_even + row, *fo = b.filter_odd + row;
+    const T *fe_t = b.filter_even_t + row, *fo_t = b.filter_odd_t + row;
+    T *by_even = b.by_even + row, *by_odd = b.by_odd + row;
+    T *by_even_t = b.by_even_t + row, *by_odd_t = b.by_odd_t + row;
+    V by_mean[3]{}, by_mean_t[3]{};
+    for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
+      const int64_t center = way ? b.j[l] : b.i[l], from = way ? b.i[l] : b.j[l];
+      const int64_t parts = from * P * C + h * W, vectors = from * 3 * C + h * W;
+      const T sign = way ? -1 : 1;
+      const T *phi = g.phi + parts, *v = g.v + vectors, *phi_t = b.along.phi + parts, *v_t = b.along.v + vectors;
+      const T *gs = by_ds + center * C + h * W, *gv = by_dv + center * 3 * C + h * W;
+      T *h_ds = to.by_ds + center * C + h * W, *h_dv = to.by_dv + center * 3 * C + h * W;
+      T *h_phi = to.phi + parts, *h_v = to.v + vectors;
+      for (int c = 0; c < W; c += Vec<T>::width) {
+        V x[3], q[P], q_t[P];  // derivatives of S by the tangents of the parts, and by the parts
+        q[0] = load(gs + c);
+        q_t[0] = V{};
+        for (int p = 1; p < P; ++p) q[p] = q_t[p] = V{};
+        for (int a = 0; a < 3; ++a) {
+          x[a] = load(gv + a * C + c);
+          q[1] += x[a] * load(v + a * C + c);
+          q_t[1] += x[a] * load(v_t + a * C + c);
+          q[2] += (sign * b.unit[a][l]) * x[a];
+          q_t[2] += (sign * b.unit_t[a][l]) * x[a];
+          if (DIRECTIONS == 2) {
+            q[P - 1] += (sign * b.mean[first + a * LANES]) * x[a];
+            q_t[P - 1] += (sign * b.mean_t[first + a * LANES]) * x[a];
+          }
         }
-      }
-      V m[P], m_t[P];
-      for (int p = 0; p < P; ++p) {
-        const int k = p * C + c;
-        const V f = load(fe + k) + sign * load(fo + k), f_t = load(fe_t + k) + sign * load(fo_t + k);
-        const V w = load(phi + k), w_t = load(phi_t + k), uf = u * f, uf_t = u_t * f + u * f_t;
-        m[p] = uf * w;
-        m_t[p] = uf_t * w + uf * w_t;
-        store(h_phi + k, load(h_phi + k) + q[p] * uf_t + q_t[p] * uf);
-        const V by_f = q[p] * (u_t * w + u * w_t) + q_t[p] * (u * w), by_f_t = q[p] * (u * w);
-        if (way) {
-          store(by_even + k, load(by_even + k) + by_f);
-          store(by_odd + k, load(by_odd + k) - by_f);
-          store(by_even_t + k, load(by_even_t + k) + by_f_t);
-          store(by_odd_t + k, load(by_odd_t + k) - by_f_t);
-        } else {
-          store(by_even + k, by_f);
-          store(by_odd + k, by_f);
-          store(by_even_t + k, by_f_t);
-          store(by_odd_t + k, by_f_t);
+        V m[P], m_t[P];
+        for (int p = 0; p < P; ++p) {
+          const int k = p * W + c, full = p * C + c;
+          const V f = load(fe + k) + sign * load(fo + k), f_t = load(fe_t + k) + sign * load(fo_t + k);
+          const V w = load(phi + full), w_t = load(phi_t + full), uf = u * f, uf_t = u_t * f + u * f_t;
+          m[p] = uf * w;
+          m_t[p] = uf_t * w + uf * w_t;
+          store(h_phi + full, load(h_phi + full) + q[p] * uf_t + q_t[p] * uf);
+          const V by_f = q[p] * (u_t * w + u * w_t) + q_t[p] * (u * w), by_f_t = q[p] * (u * w);
+          if (way) {
+            store(by_even + k, load(by_even + k) + by_f);
+            store(by_odd + k, load(by_odd + k) - by_f);
+            store(by_even_t + k, load(by_even_t + k) + by_f_t);
+            store(by_odd_t + k, load(by_odd_t + k) - by_f_t);
+          } else {
+            store(by_even + k, by_f);
+            store(by_odd + k, by_f);
+            store(by_even_t + k, by_f_t);
+            store(by_odd_t + k, by_f_t);
+          }
         }
-      }
-      store(h_ds + c, load(h_ds + c) + m_t[0]);
-      for (int a = 0; a < 3; ++a) {
-        const int k = a * C + c;
-        V y = m_t[1] * load(v + k) + m[1] * load(v_t + k);
-        y += (sign * b.unit_t[a][l]) * m[2] + (sign * b.unit[a][l]) * m_t[2];
-        if (DIRECTIONS == 2) {
-          y += (sign * b.mean_t[a][l]) * m[P - 1] + (sign * b.mean[a][l]) * m_t[P - 1];
-          by_mean[a] += sign * m_t[P - 1] * x[a];
-          by_mean_t[a] += sign * m[P - 1] * x[a];
+        store(h_ds + c, load(h_ds + c) + m_t[0]);
+        for (int a = 0; a < 3; ++a) {
+          const int k = a * C + c, n = first + a * LANES;
+          V y = m_t[1] * load(v + k) + m[1] * load(v_t + k);
+          y += (sign * b.unit_t[a][l]) * m[2] + (sign * b.unit[a][l]) * m_t[2];
+          if (DIRECTIONS == 2) {
+            y += (sign * b.mean_t[n]) * m[P - 1] + (sign * b.mean[n]) * m_t[P - 1];
+            by_mean[a] += sign * m_t[P - 1] * x[a];
+            by_mean_t[a] += sign * m[P - 1] * x[a];
+          }
+          store(h_dv + k, load(h_dv + k) + y);
+          store(h_v + k, load(h_v + k) + m_t[1] * x[a]);
         }
-        store(h_dv + k, load(h_dv + k) + y);
-        store(h_v + k, load(h_v + k) + m_t[1] * x[a]);
       }
     }
-  }
-  for (int a = 0; a < 3; ++a) {
-    b.by_mean[a][l] = sum<T>(by_mean[a]);
-    b.by_mean_t[a][l] = sum<T>(by_mean_t[a]);
+    for (int a = 0; a < 3; ++a) {
+      b.by_mean[first + a * LANES] = sum<T>(by_mean[a]);
+      b.by_mean_t[first + a * LANES] = sum<T>(by_mean_t[a]);
+    }
   }
 }
 

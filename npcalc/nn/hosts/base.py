@@ -17,11 +17,13 @@ class HostConfig(BaseModel):
     Attributes:
         name: Name of the host in configuration files.
         learning_rate: Of training where its configuration gives none.
+        has_heads: Whether the host can be built for `PointSpec.n_heads` larger than one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: ClassVar[float] = 1e-3
+    has_heads: ClassVar[bool] = False
 
     name: str
 
@@ -57,6 +59,9 @@ class PointSpec(NamedTuple):
         n_directions: Directions of each edge.
         cutoff: Cutoff of the nuclear distance in Angstrom.
         n_neighbors: Mean number of edges of a point, for normalisation.
+        n_heads: Equal parts of the channels. With K of them, edges have the distances of `PairedHeads`, nn,
+            ne of each head, en of each and ee of each, and directions nn and ee of each; part k of the
+            channels uses nn and those of head k.
     """
 
     n_types: int
@@ -64,6 +69,7 @@ class PointSpec(NamedTuple):
     n_directions: int
     cutoff: float
     n_neighbors: float
+    n_heads: int = 1
 
 
 class HostLayer(nn.Module):

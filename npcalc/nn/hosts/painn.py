@@ -2,7 +2,8 @@
 
 Equation numbers refer to arXiv:2102.03150. With one distance and one direction the equations are
 the published ones; further distances widen the radial filter and further directions add one more
-``W_vs`` term each to eq. 8.
+``W_vs`` term each to eq. 8. With heads each part of the channels has filters of its own distances, four
+for each head, and two ``W_vs`` terms, the second with its own direction.
 """
 
 from typing import ClassVar, Literal
@@ -30,6 +31,7 @@ class PaiNNConfig(HostConfig):
     """
 
     learning_rate: ClassVar[float] = 3e-3
+    has_heads: ClassVar[bool] = True
 
     name: Literal["painn"] = "painn"
     channels: int = Field(64, ge=1)
@@ -47,6 +49,9 @@ class PaiNNLayer(ScalarVectorLayer):
         spec: What the layer is built for.
         config: Configuration of the host.
         is_first: Whether it is the first layer, whose vectors are zero.
+
+    Raises:
+        ValueError: The channels cannot be parted into the heads, or are to have filters of low rank.
     """
 
     def __init__(self, spec: PointSpec, config: PaiNNConfig, is_first: bool) -> None:
@@ -55,13 +60,20 @@ class PaiNNLayer(ScalarVectorLayer):
         self.channels = c
         self.is_first = is_first
         self.n_basis = config.n_basis
-        self.n_directions = spec.n_directions
+        self.n_heads = spec.n_heads
+        self.n_directions = 2 if spec.n_heads > 1 else spec.n_directions  # of each channel
+        if c % spec.n_heads or (spec.n_heads > 1 and config.filter_rank is not None):
+            raise ValueError(
+                f"paired_heads with {spec.n_heads} electron points needs host.channels that are a "
+                f"multiple of that and no host.filter_rank, got {c} and {config.filter_rank}"
+            )
         self.n_scalars = c
         self.n_vectors = c
         self.epsilon = config.epsilon
-        n_parts = 2 + spec.n_directions
+        n_parts = 2 + self.n_directions
         self.phi = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, n_parts * c))
-        n_radial = spec.n_distances * config.n_basis
+        # A head sees four distances.
+        n_radial = (4 if spec.n_heads > 1 else spec.n_distances) * config.n_basis
         self.first: nn.Linear | None = None
         if config.filter_rank is not None:
             self.first = nn.Linear(n_radial, config.filter_rank, bias=False)
@@ -80,7 +92,7 @@ class PaiNNLayer(ScalarVectorLayer):
         ds, *rest = torch.split(w, c, dim=1)
         pulls = [] if self.is_first else [rest.pop(0)[:, None] * v[geometry.neighbor]]
         for m, part in enumerate(rest):
-            pulls.append(part[:, None] * geometry.direction[:, m, :, None])
+            pulls.append(part[:, None] * self.direction(geometry, m))
         dv = sum(pulls[1:], pulls[0])
         # Scalars and vectors apart: the compiler makes slow code of joined ones.
         s = s + sum_edges(ds, geometry.center, n)
@@ -90,6 +102,8 @@ class PaiNNLayer(ScalarVectorLayer):
     def filters(self, geometry: EdgeGeometry) -> Tensor:
         """Filters (n_edges, parts c) of eqs. 7 and 8, envelope included."""
         distance, weight = geometry.distance, (self.first or self.filter).weight
+        if self.n_heads > 1 and not geometry.still:
+            return self.head_filters(geometry)
         if geometry.still and distance.shape[1] > 2:
             distance, weight = distance[:, :2], self.fold_still(weight)
         functions = self.basis(distance).flatten(1)  # (E, K) -> (E, K n_basis)
@@ -103,6 +117,28 @@ class PaiNNLayer(ScalarVectorLayer):
         # The same with the envelope on functions and bias, which are fewer than filters.
         functions = torch.cat([functions * envelope, envelope], dim=1)
         return functions @ torch.cat([weight, bias[:, None]], dim=1).T
+
+    def head_filters(self, geometry: EdgeGeometry) -> Tensor:
+        """As `filters`, of heads that see different electron points."""
+        k, width = self.n_heads, self.channels // self.n_heads
+        between, *others = torch.split(self.basis(geometry.distance), [1, k, k, k], dim=1)
+        # (E, k, 4 n_basis)
+        seen = torch.stack([between.expand(-1, k, -1), *others], dim=2).flatten(2)
+        weight = self.parts(self.filter.weight, 0)
+        n_edges, n_columns = seen.shape[0], weight.shape[0]
+        # (parts c, 4 n_basis) -> (k, 4 n_basis, parts of a head), the channels of a head side by side
+        weight = weight.reshape(-1, k, width, seen.shape[2]).permute(1, 3, 0, 2).flatten(2)
+        filters = torch.bmm(seen.transpose(0, 1), weight)
+        filters = filters.reshape(k, n_edges, n_columns // self.channels, width)
+        filters = filters.permute(1, 2, 0, 3).reshape(n_edges, n_columns)
+        return (filters + self.parts(self.filter.bias, 0)) * geometry.envelope[:, None]
+
+    def direction(self, geometry: EdgeGeometry, m: int) -> Tensor:
+        """Direction m of each channel, shape (n_edges, 3, 1 or c)."""
+        if m == 0 or self.n_heads == 1 or geometry.still:
+            return geometry.direction[:, m, :, None]
+        own = geometry.direction[:, 1:].transpose(1, 2)
+        return own[..., None].expand(-1, -1, -1, self.channels // self.n_heads).flatten(2)
 
     def fold_still(self, weight: Tensor) -> Tensor:
         """Weights (rows, 2 n_basis) where all distances after the first are equal.
