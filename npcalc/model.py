@@ -119,7 +119,7 @@ class ModelConfig(BaseModel):
         if self.coupling == "paired_heads" and not self.host.has_heads:
             raise ValueError(
                 f"host {self.host.name!r} does not know coupling: paired_heads: take "
-                f"paired_geometry, or a host that does (painn)"
+                f"paired_geometry, or a host that does (painn, et)"
             )
         self._check_properties()
         return self

@@ -44,7 +44,7 @@ CASES = [
     (h, f)
     for h in HOSTS
     for f in FORMS
-    if (h not in ONCE or f == ONCE[h]) and (f != "heads-4" or h == "painn")
+    if (h not in ONCE or f == ONCE[h]) and (f != "heads-4" or h in ("painn", "et"))
 ]
 MOVING = [(h, f) for h, f in CASES if f not in ("none", "static")]
 

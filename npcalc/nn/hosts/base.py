@@ -71,6 +71,16 @@ class PointSpec(NamedTuple):
     n_neighbors: float
     n_heads: int = 1
 
+    @property
+    def seen_distances(self) -> int:
+        """Distances of an edge that a channel sees."""
+        return 4 if self.n_heads > 1 else self.n_distances
+
+    @property
+    def seen_directions(self) -> int:
+        """Directions of an edge that a channel sees."""
+        return 2 if self.n_heads > 1 else self.n_directions
+
 
 class HostLayer(nn.Module):
     """One message-passing layer.

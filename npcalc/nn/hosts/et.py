@@ -4,7 +4,8 @@ Equations are those of arXiv:2202.02541 as TorchMD-NET builds them with ``vector
 vector messages are multiplied by the envelope like the scalar ones, because as published they do
 not vanish at the cutoff. Each point attends to itself as well, as there.
 
-Further distances widen the filters; further directions have values of their own.
+Further distances widen the filters; further directions have values of their own. The heads of
+electron points are parts of the channels as those of the attention are, in the same order.
 """
 
 from typing import ClassVar, Literal
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..heads import head_direction, head_product
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
 from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
@@ -23,6 +25,7 @@ class ETConfig(HostConfig):
     """Configuration of the `ET` host."""
 
     learning_rate: ClassVar[float] = 2e-3
+    has_heads: ClassVar[bool] = True
 
     name: Literal["et"] = "et"
     channels: int = Field(128, ge=2)
@@ -46,22 +49,31 @@ class ETLayer(ScalarVectorLayer):
     Args:
         spec: What the layer is built for.
         config: Configuration of the host.
+
+    Raises:
+        ValueError: The channels cannot be parted into the heads of electron points.
     """
 
     def __init__(self, spec: PointSpec, config: ETConfig) -> None:
         super().__init__()
         c = config.channels
+        if c % spec.n_heads:
+            raise ValueError(
+                f"paired_heads with {spec.n_heads} electron points needs host.channels that are a "
+                f"multiple of that, got {c}"
+            )
         self.channels = c
         self.n_heads = config.n_heads
+        self.point_heads = spec.n_heads
         self.n_scalars = c
         self.n_vectors = c
-        self.n_directions = spec.n_directions
-        n_parts = 2 + spec.n_directions
+        self.n_directions = spec.seen_directions
+        n_parts = 2 + self.n_directions
         self.n_parts = n_parts
-        n_radial = spec.n_distances * config.n_basis
+        n_radial = spec.seen_distances * config.n_basis
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         # Radial functions of a point's distance to itself.
-        itself = self.basis(torch.zeros(spec.n_distances, dtype=torch.float64)).flatten()
+        itself = self.basis(torch.zeros(spec.seen_distances, dtype=torch.float64)).flatten()
         self.itself: Tensor
         self.register_buffer("itself", itself, persistent=False)
         self.norm = nn.LayerNorm(c)
@@ -86,15 +98,16 @@ class ETLayer(ScalarVectorLayer):
         q, k, values = self.query(normed), self.key(normed), self.value(normed)
 
         envelope = geometry.envelope[:, None]
-        radial = self.basis(geometry.distance).flatten(1) * envelope
+        radial = self.basis(geometry.distance) * envelope[..., None]
         weight = self.weight(
-            q[geometry.center], k[geometry.neighbor], F.silu(self.key_filter(radial))
+            q[geometry.center], k[geometry.neighbor], F.silu(self.filters(self.key_filter, radial))
         )
-        value = values[geometry.neighbor] * F.silu(self.value_filter(radial)) * envelope
+        filters = F.silu(self.filters(self.value_filter, radial))
+        value = values[geometry.neighbor] * filters * envelope
         parts = torch.split(value, [c] * self.n_parts, dim=1)
         pull = parts[1][:, None] * v[geometry.neighbor]
         for m in range(self.n_directions):
-            pull = pull + parts[2 + m][:, None] * geometry.direction[:, m, :, None]
+            pull = pull + parts[2 + m][:, None] * head_direction(geometry, m, self.point_heads, c)
         # Scalars and vectors apart: the compiler makes slow code of joined ones.
         attended = sum_edges(parts[0] * weight, geometry.center, n)
         pulled = sum_edges(pull, geometry.center, n)
@@ -110,6 +123,10 @@ class ETLayer(ScalarVectorLayer):
         o1, o2, o3 = torch.split(self.out(attended), [c, c, c], dim=1)
         ds = (v1 * v2).sum(1) * o2 + o3
         return self.add(x, ds, v3 * o1[:, None] + pulled)
+
+    def filters(self, linear: nn.Linear, radial: Tensor) -> Tensor:
+        """Filters (n_edges, parts c) from radial functions (n_edges, n_distances, n_basis)."""
+        return head_product(radial, linear.weight, self.point_heads, self.channels) + linear.bias
 
     def weight(self, q: Tensor, k: Tensor, filters: Tensor) -> Tensor:
         """Attention weights of each channel's head, shape (n, C)."""
@@ -166,7 +183,8 @@ class ET(Host):
         # Neighbor embedding (equation 4).
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         self.neighbor = nn.Embedding(spec.n_types, c)
-        self.filter = nn.Linear(spec.n_distances * config.n_basis, c)
+        self.point_heads = spec.n_heads
+        self.filter = nn.Linear(spec.seen_distances * config.n_basis, c)
         self.combine = nn.Linear(2 * c, c)
         for linear in (self.filter, self.combine):
             nn.init.xavier_uniform_(linear.weight)
@@ -178,8 +196,10 @@ class ET(Host):
 
     def embed(self, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         envelope = geometry.envelope[:, None]
-        radial = self.basis(geometry.distance).flatten(1) * envelope
-        around = self.neighbor(point_type)[geometry.neighbor] * self.filter(radial) * envelope
+        radial = self.basis(geometry.distance) * envelope[..., None]
+        product = head_product(radial, self.filter.weight, self.point_heads, self.channels)
+        filters = product + self.filter.bias
+        around = self.neighbor(point_type)[geometry.neighbor] * filters * envelope
         total = sum_edges(around, geometry.center, point_type.shape[0])
         s = self.combine(torch.cat([self.embedding(point_type), total], dim=1))
         return torch.cat([s, s.new_zeros(s.shape[0], 3 * self.channels)], dim=1)

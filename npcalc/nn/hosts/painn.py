@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..heads import head_direction, head_product
 from ..radial import make_basis
 from ..scatter import sum_edges
 from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
@@ -61,7 +62,7 @@ class PaiNNLayer(ScalarVectorLayer):
         self.is_first = is_first
         self.n_basis = config.n_basis
         self.n_heads = spec.n_heads
-        self.n_directions = 2 if spec.n_heads > 1 else spec.n_directions  # of each channel
+        self.n_directions = spec.seen_directions
         if c % spec.n_heads or (spec.n_heads > 1 and config.filter_rank is not None):
             raise ValueError(
                 f"paired_heads with {spec.n_heads} electron points needs host.channels that are a "
@@ -72,8 +73,7 @@ class PaiNNLayer(ScalarVectorLayer):
         self.epsilon = config.epsilon
         n_parts = 2 + self.n_directions
         self.phi = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, n_parts * c))
-        # A head sees four distances.
-        n_radial = (4 if spec.n_heads > 1 else spec.n_distances) * config.n_basis
+        n_radial = spec.seen_distances * config.n_basis
         self.first: nn.Linear | None = None
         if config.filter_rank is not None:
             self.first = nn.Linear(n_radial, config.filter_rank, bias=False)
@@ -92,7 +92,7 @@ class PaiNNLayer(ScalarVectorLayer):
         ds, *rest = torch.split(w, c, dim=1)
         pulls = [] if self.is_first else [rest.pop(0)[:, None] * v[geometry.neighbor]]
         for m, part in enumerate(rest):
-            pulls.append(part[:, None] * self.direction(geometry, m))
+            pulls.append(part[:, None] * head_direction(geometry, m, self.n_heads, c))
         dv = sum(pulls[1:], pulls[0])
         # Scalars and vectors apart: the compiler makes slow code of joined ones.
         s = s + sum_edges(ds, geometry.center, n)
@@ -103,7 +103,9 @@ class PaiNNLayer(ScalarVectorLayer):
         """Filters (n_edges, parts c) of eqs. 7 and 8, envelope included."""
         distance, weight = geometry.distance, (self.first or self.filter).weight
         if self.n_heads > 1 and not geometry.still:
-            return self.head_filters(geometry)
+            functions, weight = self.basis(distance), self.parts(weight, 0)
+            filters = head_product(functions, weight, self.n_heads, self.channels)
+            return (filters + self.parts(self.filter.bias, 0)) * geometry.envelope[:, None]
         if geometry.still and distance.shape[1] > 2:
             distance, weight = distance[:, :2], self.fold_still(weight)
         functions = self.basis(distance).flatten(1)  # (E, K) -> (E, K n_basis)
@@ -117,28 +119,6 @@ class PaiNNLayer(ScalarVectorLayer):
         # The same with the envelope on functions and bias, which are fewer than filters.
         functions = torch.cat([functions * envelope, envelope], dim=1)
         return functions @ torch.cat([weight, bias[:, None]], dim=1).T
-
-    def head_filters(self, geometry: EdgeGeometry) -> Tensor:
-        """As `filters`, of heads that see different electron points."""
-        k, width = self.n_heads, self.channels // self.n_heads
-        between, *others = torch.split(self.basis(geometry.distance), [1, k, k, k], dim=1)
-        # (E, k, 4 n_basis)
-        seen = torch.stack([between.expand(-1, k, -1), *others], dim=2).flatten(2)
-        weight = self.parts(self.filter.weight, 0)
-        n_edges, n_columns = seen.shape[0], weight.shape[0]
-        # (parts c, 4 n_basis) -> (k, 4 n_basis, parts of a head), the channels of a head side by side
-        weight = weight.reshape(-1, k, width, seen.shape[2]).permute(1, 3, 0, 2).flatten(2)
-        filters = torch.bmm(seen.transpose(0, 1), weight)
-        filters = filters.reshape(k, n_edges, n_columns // self.channels, width)
-        filters = filters.permute(1, 2, 0, 3).reshape(n_edges, n_columns)
-        return (filters + self.parts(self.filter.bias, 0)) * geometry.envelope[:, None]
-
-    def direction(self, geometry: EdgeGeometry, m: int) -> Tensor:
-        """Direction m of each channel, shape (n_edges, 3, 1 or c)."""
-        if m == 0 or self.n_heads == 1 or geometry.still:
-            return geometry.direction[:, m, :, None]
-        own = geometry.direction[:, 1:].transpose(1, 2)
-        return own[..., None].expand(-1, -1, -1, self.channels // self.n_heads).flatten(2)
 
     def fold_still(self, weight: Tensor) -> Tensor:
         """Weights (rows, 2 n_basis) where all distances after the first are equal.
