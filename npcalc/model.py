@@ -55,7 +55,9 @@ class ModelConfig(BaseModel):
         envelope: Smooth cutoff.
         polarization: ``none`` (the host as published), ``static`` (points that never move, the
             control) or ``moving``.
-        coupling: How the host sees the points.
+        coupling: How the host sees the points: ``paired_geometry`` (every channel sees all points of both
+            atoms), ``paired_heads`` (each electron point is seen by its own part of the channels;
+            `painn` and `et`) or ``paired_nodes`` (points are nodes).
         pairs: Which kinds of points ``paired_nodes`` connects.
         n_points: Electron points of an atom.
         d_max: Bound of the displacement in Angstrom.
@@ -116,11 +118,8 @@ class ModelConfig(BaseModel):
             missing = [e for e in self.elements if e not in self.formal_weights]
             if missing:
                 raise ValueError(f"formal_weights has no value for {', '.join(missing)}")
-        if self.coupling == "paired_heads" and not self.host.has_heads:
-            raise ValueError(
-                f"host {self.host.name!r} does not know coupling: paired_heads: take "
-                f"paired_geometry, or a host that does (painn, et)"
-            )
+        if self.coupling == "paired_heads" and self.polarization != "none" and self.n_points > 1:
+            self.host.check_heads(self.n_points)
         self._check_properties()
         return self
 

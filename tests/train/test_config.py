@@ -40,6 +40,21 @@ def write(tmp_path, raw):
         (lambda c: c["model"].update(elements=["H", "Xq"]), "unknown chemical symbols"),
         (lambda c: c["model"].update(formal_charges={"O": -1}), "need charges"),
         (lambda c: c["model"].update(charges="formal"), "needs formal_charges"),
+        (
+            lambda c: c["model"].update(coupling="paired_heads", n_points=3),
+            "needs host.channels that are a multiple of that, got 16",
+        ),
+        (
+            lambda c: c["model"].update(coupling="paired_heads", n_points=2, host={"name": "egnn"}),
+            "host 'egnn' does not know coupling: paired_heads: take paired_geometry",
+        ),
+        (
+            lambda c: (
+                c["model"].update(coupling="paired_heads", n_points=2),
+                c["model"]["host"].update(filter_rank=4),
+            ),
+            "host.filter_rank is not for paired_heads",
+        ),
         (lambda c: c["data"].update(split_file="s.txt"), "leave out validation and n_train"),
     ],
 )

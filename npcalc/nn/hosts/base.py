@@ -17,15 +17,44 @@ class HostConfig(BaseModel):
     Attributes:
         name: Name of the host in configuration files.
         learning_rate: Of training where its configuration gives none.
-        has_heads: Whether the host can be built for `PointSpec.n_heads` larger than one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: ClassVar[float] = 1e-3
-    has_heads: ClassVar[bool] = False
 
     name: str
+
+    def check_heads(self, n_heads: int) -> None:
+        """Refuses what the host cannot be built for; hosts that know heads say here which.
+
+        Args:
+            n_heads: `PointSpec.n_heads`, larger than one.
+
+        Raises:
+            ValueError: The host cannot have so many heads.
+        """
+        raise ValueError(
+            f"host {self.name!r} does not know coupling: paired_heads: take paired_geometry, or a "
+            f"host that does (painn, et)"
+        )
+
+
+def check_parts(channels: int, n_heads: int) -> None:
+    """Refuses channels that cannot be parted.
+
+    Args:
+        channels: Channels of a host.
+        n_heads: Equal parts.
+
+    Raises:
+        ValueError: They are not a multiple.
+    """
+    if channels % n_heads:
+        raise ValueError(
+            f"paired_heads with {n_heads} electron points needs host.channels that are a multiple of "
+            f"that, got {channels}"
+        )
 
 
 class EdgeGeometry(NamedTuple):

@@ -18,14 +18,13 @@ from torch.nn import functional as F
 from ..heads import head_direction, head_product
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
-from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
+from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer, check_parts
 
 
 class ETConfig(HostConfig):
     """Configuration of the `ET` host."""
 
     learning_rate: ClassVar[float] = 2e-3
-    has_heads: ClassVar[bool] = True
 
     name: Literal["et"] = "et"
     channels: int = Field(128, ge=2)
@@ -42,6 +41,9 @@ class ETConfig(HostConfig):
             )
         return self
 
+    def check_heads(self, n_heads: int) -> None:
+        check_parts(self.channels, n_heads)
+
 
 class ETLayer(ScalarVectorLayer):
     """Modified attention and update (equations 5 to 11).
@@ -49,19 +51,11 @@ class ETLayer(ScalarVectorLayer):
     Args:
         spec: What the layer is built for.
         config: Configuration of the host.
-
-    Raises:
-        ValueError: The channels cannot be parted into the heads of electron points.
     """
 
     def __init__(self, spec: PointSpec, config: ETConfig) -> None:
         super().__init__()
         c = config.channels
-        if c % spec.n_heads:
-            raise ValueError(
-                f"paired_heads with {spec.n_heads} electron points needs host.channels that are a "
-                f"multiple of that, got {c}"
-            )
         self.channels = c
         self.n_heads = config.n_heads
         self.point_heads = spec.n_heads

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..heads import head_direction, head_product
 from ..radial import make_basis
 from ..scatter import sum_edges
-from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
+from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer, check_parts
 
 
 class PaiNNConfig(HostConfig):
@@ -32,7 +32,6 @@ class PaiNNConfig(HostConfig):
     """
 
     learning_rate: ClassVar[float] = 3e-3
-    has_heads: ClassVar[bool] = True
 
     name: Literal["painn"] = "painn"
     channels: int = Field(64, ge=1)
@@ -42,6 +41,11 @@ class PaiNNConfig(HostConfig):
     epsilon: float = Field(1e-8, gt=0.0)
     filter_rank: int | None = Field(None, ge=1)
 
+    def check_heads(self, n_heads: int) -> None:
+        check_parts(self.channels, n_heads)
+        if self.filter_rank is not None:
+            raise ValueError("host.filter_rank is not for paired_heads, whose filters are small")
+
 
 class PaiNNLayer(ScalarVectorLayer):
     """Message block (eqs. 7, 8) and update block (eqs. 9, 10).
@@ -50,9 +54,6 @@ class PaiNNLayer(ScalarVectorLayer):
         spec: What the layer is built for.
         config: Configuration of the host.
         is_first: Whether it is the first layer, whose vectors are zero.
-
-    Raises:
-        ValueError: The channels cannot be parted into the heads, or are to have filters of low rank.
     """
 
     def __init__(self, spec: PointSpec, config: PaiNNConfig, is_first: bool) -> None:
@@ -63,11 +64,6 @@ class PaiNNLayer(ScalarVectorLayer):
         self.n_basis = config.n_basis
         self.n_heads = spec.n_heads
         self.n_directions = spec.seen_directions
-        if c % spec.n_heads or (spec.n_heads > 1 and config.filter_rank is not None):
-            raise ValueError(
-                f"paired_heads with {spec.n_heads} electron points needs host.channels that are a "
-                f"multiple of that and no host.filter_rank, got {c} and {config.filter_rank}"
-            )
         self.n_scalars = c
         self.n_vectors = c
         self.epsilon = config.epsilon
