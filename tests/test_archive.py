@@ -42,7 +42,8 @@ STRUCTURES = [ethanol(), crystal(), Atoms("C"), Atoms("OH", [[0, 0, 0], [0, 0, 9
 SOME = [("painn", f) for f in ("none", "geometry", "static", "nodes-same")]
 SOME += [
     ("egnn", "none"),
-    ("et", "geometry"),
+    ("painn", "heads-4"),
+    ("et", "heads-4"),
     ("tensornet", "nodes-same"),
     ("mace", "geometry"),
     ("nequip", "geometry-4"),

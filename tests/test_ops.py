@@ -75,8 +75,9 @@ def test_operator_equals_network(name):
         assert_same(evaluate(graph), potential.evaluate(graph))
 
 
-def test_edges_in_any_order_with_and_without_a_partner():
-    potential = make()
+@pytest.mark.parametrize("name", ["three", "heads"])
+def test_edges_in_any_order_with_and_without_a_partner(name):
+    potential = make(name)
     evaluate = fused(potential)
     graph = make_graph(potential, crystal())
     rng = np.random.default_rng(0)
@@ -117,7 +118,7 @@ def test_edges_beyond_the_cutoff_change_nothing(name):
     assert_same(evaluate(far), evaluate(near))
 
 
-@pytest.mark.parametrize("name", ["rank", "nequip"])
+@pytest.mark.parametrize("name", ["rank", "heads", "nequip"])
 def test_operator_in_float32(name):
     double, single = make(name), make(name, "float32")
     for atoms in (ethanol(), crystal()):
@@ -233,7 +234,7 @@ def test_tensors_of_any_strides():
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", ["three", "nequip"])
+@pytest.mark.parametrize("name", ["three", "heads", "nequip"])
 def test_threads_agree(name):
     potential = make(name)
     evaluate = fused(potential)

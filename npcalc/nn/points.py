@@ -171,6 +171,18 @@ class PairedHeads(Coupling):
         self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
     ) -> EdgeGeometry:
         bare = self.bare(edges, center, neighbor)
+        if still:
+            length = torch.sqrt((edges * edges).sum(-1, keepdim=True) + self.softening2)
+            return EdgeGeometry(
+                center,
+                neighbor,
+                bare.envelope,
+                torch.cat([bare.distance, length.expand(-1, 3 * self.n_points)], 1),
+                torch.cat(
+                    [bare.direction, (edges / length)[:, None].expand(-1, self.n_points, -1)], 1
+                ),
+                still=True,
+            )
         d_i = d[center]
         d_j = d[neighbor]
         ee = edges[:, None] + d_j - d_i
@@ -182,7 +194,6 @@ class PairedHeads(Coupling):
             bare.envelope,
             torch.cat([bare.distance, distance], 1),
             torch.cat([bare.direction, ee / distance[:, 2 * self.n_points :, None]], 1),
-            still,
         )
 
 

@@ -75,7 +75,7 @@ struct Arguments {
         bias(bias.contiguous()), even(even.contiguous()), odd(odd.contiguous()), even_back(even_back.contiguous()),
         odd_back(odd_back.contiguous()), cutoff(cutoff), softening(softening), n_basis(n_basis), power(power),
         heads(heads), still(still) {
-    TORCH_CHECK(heads == 1 || (heads == d.size(1) && !still), "pair_messages: ", heads, " heads of ", d.size(1),
+    TORCH_CHECK(heads == 1 || (heads > 1 && heads == d.size(1) && !still), "pair_messages: ", heads, " heads of ", d.size(1),
                 " points that ", still ? "rest" : "move");
     TORCH_CHECK(v.size(2) % (16 * heads) == 0, "pair_messages: channels of a head must be a multiple of 16, got ",
                 v.size(2), " for ", heads, " heads");

@@ -154,7 +154,7 @@ class Block {
       along(1, slope, total);
     }
     for (int k = 0; k < K; ++k) {
-      const T *x = columns_even + at_both(k), *y = columns_odd + at_odd(k);
+      const T *x = columns_even + at_sum(k), *y = columns_odd + at_odd(k);
       T slope[LANES], moved_i[3][LANES] = {}, moved_j[3][LANES] = {}, shared[3][LANES] = {};
       slopes_of(1 + k, x, y, 1, slope);
       along(1 + k, slope, moved_j);
@@ -216,7 +216,7 @@ class Block {
   // Where the functions of a kind begin among the even, and the odd, ones.
   int at_nn(int h) const { return h * fe * LANES; }
   int at_ee(int k) const { return (H > 1 ? k * fe + nb : (1 + k) * nb) * LANES; }
-  int at_both(int k) const { return (H > 1 ? k * fe + 2 * nb : (1 + K + k) * nb) * LANES; }
+  int at_sum(int k) const { return (H > 1 ? k * fe + 2 * nb : (1 + K + k) * nb) * LANES; }
   int at_odd(int k) const { return k * nb * LANES; }
 
   // Filters of radial functions.
@@ -334,7 +334,7 @@ class Block {
     for (int k = 0; k < K; ++k) {
       const T *ne = f + (1 + k) * size, *en = f + (1 + K + k) * size;
       std::memcpy(even + at_ee(k), f + (1 + 2 * K + k) * size, size * sizeof(T));
-      T *sum = even + at_both(k), *difference = odd + at_odd(k);
+      T *sum = even + at_sum(k), *difference = odd + at_odd(k);
       for (int x = 0; x < size; ++x) {
         sum[x] = ne[x] + en[x];
         difference[x] = ne[x] - en[x];

@@ -82,9 +82,9 @@ class TangentBlock : public Block<T> {
     }
     for (int k = 0; k < K; ++k) {
       T ne[3][LANES], en[3][LANES], ee[3][LANES];
-      const int both_ways = this->at_both(k), odds = this->at_odd(k);
-      to_vector(1 + k, both_ways, odds, 1, ne);
-      to_vector(1 + K + k, both_ways, odds, -1, en);
+      const int sums = this->at_sum(k), odds = this->at_odd(k);
+      to_vector(1 + k, sums, odds, 1, ne);
+      to_vector(1 + K + k, sums, odds, -1, en);
       to_vector(1 + 2 * K + k, this->at_ee(k), 0, 0, ee);
       for (int l = 0; l < count; ++l)
         for (int a = 0; a < 3; ++a) {

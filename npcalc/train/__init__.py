@@ -22,7 +22,7 @@ def train(config: TrainConfig | str | os.PathLike[str], progress: bool = True) -
     Raises:
         ConfigError: The configuration is not valid.
         ValueError: Data and configuration do not fit.
-        TrainingDiverged: A gradient was NaN or infinite.
+        TrainingDiverged: Training diverged, also with the halved learning rates that were tried.
     """
     trainer = Trainer(config if isinstance(config, TrainConfig) else load_config(config))
     trainer.run(progress)

@@ -52,8 +52,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(metadata["state"])
 
 
-def stored_run(path: Path, config: TrainConfig) -> TrainConfig:
-    """The configuration that a folder's run was made with, if a configuration may go on with it.
+def check_same_run(path: Path, config: TrainConfig) -> None:
+    """Refuses to go on with a run by a configuration of another one.
 
     The number of epochs may change (the schedule of the learning rate follows it), the learning
     rate and the clip, and what has no influence on the weights: paths, texts and how often to
@@ -83,4 +83,3 @@ def stored_run(path: Path, config: TrainConfig) -> TrainConfig:
             f"{path.parent} holds a run with another {changed[0]!r}: compare {path}, or give "
             f"another output folder"
         )
-    return stored

@@ -20,7 +20,7 @@ from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
 from .batches import Batches, species_index
-from .checkpoint import load_checkpoint, save_checkpoint, stored_run
+from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from .checks import check_labels
 from .config import TrainConfig
 from .denormals import flush_denormals
@@ -31,8 +31,8 @@ from .splits import load_splits
 from .targets import PropertyFit, fit_properties
 from .vectors import WeightVectors
 
-EXPLODED = 10.0
-"""Loss of an epoch, in units of that of the first, from which on training has diverged."""
+EXPLODED = 100.0
+"""Loss of an epoch, in units of the lowest so far, from which on training has diverged."""
 
 RETREATS = 3
 """How often the learning rate is halved before training is given up."""
@@ -97,8 +97,9 @@ class Trainer:
             "best_epoch": 0,
             "seconds": 0.0,
             "learning_rate": largest,
+            "asked": [opt.learning_rate, opt.clip],
             "retreats": 0,
-            "first_loss": None,
+            "lowest_loss": None,
             **{f"sha256_{name}": self.splits[name].sha256() for name in ("train", "validation")},
         }
         self.output = Path(config.output)
@@ -191,17 +192,23 @@ class Trainer:
     def _start_or_resume(self) -> None:
         stored = self.output / "config.json"
         if self.checkpoint.exists():
-            old = stored_run(stored, self.config) if stored.exists() else self.config
+            if stored.exists():
+                check_same_run(stored, self.config)
+            asked = self.state["asked"]
             self._resume()
-            if old.training.learning_rate != self.config.training.learning_rate:
-                host = self.model_config.host.learning_rate
-                self._set_learning_rate(self.config.training.learning_rate or host)
+            if self.state["asked"] != asked:
+                # Another rate or clip: the run may diverge with them as often as a new one.
+                self.state |= {"asked": asked, "retreats": 0}
+                self._set_learning_rate(asked[0] or self.learning_rate)
         elif self.processes.first:
             self.output.mkdir(parents=True, exist_ok=True)
             self.log.start()
         if self.processes.first:
             with new_file(stored, overwrite=True) as partial:
                 partial.write_text(self.config.model_dump_json(indent=1))
+        # Where training goes back to that diverges before its first checkpoint.
+        tensors = {name: tensor.detach().clone() for name, tensor in self.vectors.tensors().items()}
+        self.beginning = (tensors, dict(self.state))
 
     def save(self) -> None:
         """Writes the checkpoint."""
@@ -210,6 +217,8 @@ class Trainer:
 
     def _resume(self) -> None:
         tensors, state = load_checkpoint(self.checkpoint)
+        if "asked" not in state:  # of an older version
+            state["asked"] = self.state["asked"]
         for name in ("train", "validation"):
             key = f"sha256_{name}"
             if state.get(key, self.state[key]) != self.state[key]:
@@ -217,6 +226,10 @@ class Trainer:
                     f"{self.checkpoint} was made with other data.{name} structures: give the same "
                     f"data, or another output folder"
                 )
+        self._restore(tensors, state)
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Goes on from a state of the run."""
         self.state |= state
         self.vectors.restore(tensors)
         self._set_learning_rate(self.state["learning_rate"])
@@ -237,18 +250,23 @@ class Trainer:
         if retreats > RETREATS:
             raise TrainingDiverged(
                 f"{reason}, for the {retreats}th time, with a learning rate of "
-                f"{self.learning_rate:.2g}: look for wrong labels or structures; {self.checkpoint} "
-                f"holds the last good state"
+                f"{self.learning_rate:.2g}: look for wrong labels or structures, or give a smaller "
+                f"training.learning_rate"
             )
-        self._resume()
+        if self.checkpoint.exists():
+            self._resume()
+        else:
+            self._restore(*self.beginning)
         self.state["retreats"] = retreats
         self._set_learning_rate(rate)
-        self.save()
-        warnings.warn(
-            f"{reason}: going on from epoch {self.state['epoch']} with half the learning rate, "
-            f"{rate:.2g}",
-            stacklevel=3,
-        )
+        if self.state["step"] > 0:
+            self.save()
+        if self.processes.first:
+            warnings.warn(
+                f"{reason}: going on from epoch {self.state['epoch']} with half the learning rate, "
+                f"{rate:.2g}",
+                stacklevel=3,
+            )
 
     @flush_denormals()
     def run(self, progress: bool = True) -> None:
@@ -260,8 +278,6 @@ class Trainer:
         opt = self.config.training
         module = self.processes.wrap(self.loss)
         show = progress and self.processes.first
-        if self.state["step"] == 0:
-            self.save()
         with tqdm(
             initial=self.state["epoch"],
             total=opt.epochs,
@@ -317,13 +333,13 @@ class Trainer:
             total += float(loss.detach())
         mean = total / self.steps_per_epoch
         shared = float(self.processes.sum(torch.tensor(mean, device=self.device)))
-        first = self.state["first_loss"]  # of older checkpoints unknown
-        if epoch == 0:
-            self.state["first_loss"] = shared
-        elif first is not None and shared > EXPLODED * first:
+        shared /= self.processes.count
+        lowest = self.state["lowest_loss"]
+        if lowest is not None and shared > EXPLODED * lowest:
             raise TrainingDiverged(
-                f"the loss of epoch {epoch} is {shared / first:.0f} times the first"
+                f"the loss of epoch {epoch} is {shared / lowest:.0f} times the lowest"
             )
+        self.state["lowest_loss"] = shared if lowest is None else min(shared, lowest)
         return mean
 
     def errors(self, split: str, weights: Tensor | None = None) -> Errors:

@@ -43,6 +43,11 @@ class ETConfig(HostConfig):
 
     def check_heads(self, n_heads: int) -> None:
         check_parts(self.channels, n_heads)
+        if self.n_heads % n_heads:
+            raise ValueError(
+                f"paired_heads with {n_heads} electron points needs host.n_heads that are a multiple "
+                f"of that, got {self.n_heads}: a head of the attention sees one of the points"
+            )
 
 
 class ETLayer(ScalarVectorLayer):
