@@ -147,6 +147,8 @@ def baselines(form: str) -> list[str]:
     if form.startswith("host"):
         return ["host"] if form != "host" else []
     found = ["host", "host-params", "host-96", "host-128"]
+    if "heads" in form:
+        found.append(form.replace("heads", "geometry"))
     return [*found, form.replace("moving", "static")] if form.startswith("moving") else found
 
 
