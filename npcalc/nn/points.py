@@ -123,32 +123,39 @@ class PairedGeometry(Coupling):
         bare = self.bare(edges, center, neighbor)
         if still:
             length = torch.sqrt((edges * edges).sum(-1, keepdim=True) + self.softening2)
-            return EdgeGeometry(
-                center,
-                neighbor,
-                bare.envelope,
-                torch.cat([bare.distance, length.expand(-1, 3 * self.n_points)], 1),
-                torch.cat([bare.direction, (edges / length)[:, None]], 1),
-                still=True,
+            distance = length.expand(-1, 3 * self.n_points)
+            direction = (edges / length)[:, None].expand(-1, self.n_directions - 1, -1)
+        else:
+            d_i = d[center]
+            d_j = d[neighbor]
+            vectors = torch.cat(
+                [edges[:, None] + d_j, edges[:, None] - d_i, edges[:, None] + d_j - d_i], 1
             )
-        d_i = d[center]
-        d_j = d[neighbor]
-        vectors = torch.cat(
-            [edges[:, None] + d_j, edges[:, None] - d_i, edges[:, None] + d_j - d_i], 1
-        )
-        distance = torch.sqrt((vectors * vectors).sum(-1) + self.softening2)  # (E, 3 n_points)
-        mean_ee = edges + (d_j - d_i).mean(1)
-        length = torch.sqrt((mean_ee * mean_ee).sum(-1) + self.softening2)
+            distance = torch.sqrt((vectors * vectors).sum(-1) + self.softening2)  # (E, 3 n_points)
+            k = 2 * self.n_points
+            direction = self.electronic_directions(vectors[:, k:], distance[:, k:])
         return EdgeGeometry(
             center,
             neighbor,
             bare.envelope,
             torch.cat([bare.distance, distance], 1),
-            torch.cat([bare.direction, (mean_ee / length[:, None])[:, None]], 1),
+            torch.cat([bare.direction, direction], 1),
+            still,
         )
 
+    def electronic_directions(self, vectors: Tensor, distance: Tensor) -> Tensor:
+        """Directions (n_edges, n_directions - 1, 3) between electron points.
 
-class PairedHeads(Coupling):
+        Args:
+            vectors: R^ee of each electron point in Angstrom, shape (n_edges, n_points, 3).
+            distance: Their softened lengths, shape (n_edges, n_points).
+        """
+        mean = vectors.mean(1)
+        length = torch.sqrt((mean * mean).sum(-1) + self.softening2)
+        return (mean / length[:, None])[:, None]
+
+
+class PairedHeads(PairedGeometry):
     """As `PairedGeometry`, but each electron point is that of one part of the host's channels.
 
     As the heads of an attention, the parts look at the neighbors each in its own way: filters of
@@ -164,37 +171,10 @@ class PairedHeads(Coupling):
     def __init__(self, n_points: int, softening: float, envelope: nn.Module) -> None:
         super().__init__(n_points, softening, envelope)
         self.n_heads = n_points
-        self.n_distances = 1 + 3 * n_points
         self.n_directions = 1 + n_points
 
-    def geometry(
-        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
-    ) -> EdgeGeometry:
-        bare = self.bare(edges, center, neighbor)
-        if still:
-            length = torch.sqrt((edges * edges).sum(-1, keepdim=True) + self.softening2)
-            return EdgeGeometry(
-                center,
-                neighbor,
-                bare.envelope,
-                torch.cat([bare.distance, length.expand(-1, 3 * self.n_points)], 1),
-                torch.cat(
-                    [bare.direction, (edges / length)[:, None].expand(-1, self.n_points, -1)], 1
-                ),
-                still=True,
-            )
-        d_i = d[center]
-        d_j = d[neighbor]
-        ee = edges[:, None] + d_j - d_i
-        vectors = torch.cat([edges[:, None] + d_j, edges[:, None] - d_i, ee], 1)
-        distance = torch.sqrt((vectors * vectors).sum(-1) + self.softening2)  # (E, 3 n_points)
-        return EdgeGeometry(
-            center,
-            neighbor,
-            bare.envelope,
-            torch.cat([bare.distance, distance], 1),
-            torch.cat([bare.direction, ee / distance[:, 2 * self.n_points :, None]], 1),
-        )
+    def electronic_directions(self, vectors: Tensor, distance: Tensor) -> Tensor:
+        return vectors / distance[..., None]
 
 
 class PairedNodes(Coupling):

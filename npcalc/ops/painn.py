@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..model import PolarizedModel
 from ..nn.hosts.painn import PaiNNLayer
-from ..nn.points import PairedGeometry, PairedHeads, SinglePoint
+from ..nn.points import PairedGeometry, SinglePoint
 from ..nn.radial import BesselBasis, PolynomialEnvelope
 
 PANEL = 32
@@ -40,7 +40,7 @@ class FusedPaiNNLayer(nn.Module):
     def __init__(
         self,
         layer: PaiNNLayer,
-        coupling: PairedGeometry | PairedHeads | SinglePoint,
+        coupling: PairedGeometry | SinglePoint,
         still: bool,
         constant: bool,
     ) -> None:
@@ -129,7 +129,7 @@ class FusedPaiNNLayer(nn.Module):
 def can_fuse_messages(model: PolarizedModel) -> bool:
     """Whether the operator has what the messages of a model need."""
     coupling = model.coupling
-    return isinstance(coupling, (SinglePoint, PairedGeometry, PairedHeads)) and all(
+    return isinstance(coupling, (SinglePoint, PairedGeometry)) and all(
         isinstance(layer, PaiNNLayer)
         and isinstance(layer.basis, BesselBasis)
         and layer.channels % (16 * layer.n_heads) == 0

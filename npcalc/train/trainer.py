@@ -247,6 +247,7 @@ class Trainer:
     def _retreat(self, reason: TrainingDiverged) -> None:
         """Goes back to the last checkpoint, and on with half the learning rate; not too often."""
         retreats, rate = self.state["retreats"] + 1, 0.5 * self.learning_rate
+        asked = self.state["asked"]  # since the checkpoint, perhaps
         if retreats > RETREATS:
             raise TrainingDiverged(
                 f"{reason}, for the {retreats}th time, with a learning rate of "
@@ -257,7 +258,7 @@ class Trainer:
             self._resume()
         else:
             self._restore(*self.beginning)
-        self.state["retreats"] = retreats
+        self.state |= {"asked": asked, "retreats": retreats}
         self._set_learning_rate(rate)
         if self.state["step"] > 0:
             self.save()
