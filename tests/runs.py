@@ -1,5 +1,7 @@
 """The small run that the tests of training share."""
 
+import csv
+
 from npcalc.potential.registry import bundled_folder
 
 DATA = bundled_folder() / "data" / "ethanol-train.h5"
@@ -17,3 +19,9 @@ def raw_config(folder, **training):
             "validate_every": 1, "checkpoint_every": 1, "warmup_steps": 5, **training,
         },
     }  # fmt: skip
+
+
+def log_rows(folder):
+    """Rows of the log of a run."""
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))

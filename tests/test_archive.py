@@ -43,6 +43,7 @@ SOME = [("painn", f) for f in ("none", "geometry", "static", "nodes-same")]
 SOME += [
     ("egnn", "none"),
     ("painn", "heads-4"),
+    ("et", "geometry"),
     ("et", "heads-4"),
     ("tensornet", "nodes-same"),
     ("mace", "geometry"),

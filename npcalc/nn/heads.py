@@ -1,7 +1,7 @@
 """Filters and directions of hosts whose channels are parted into heads, see `PointSpec.n_heads`."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .hosts.base import EdgeGeometry
 
@@ -30,6 +30,11 @@ def head_product(functions: Tensor, weight: Tensor, n_heads: int, channels: int)
     product = torch.bmm(seen.transpose(0, 1), weight)
     product = product.reshape(n_heads, n_edges, n_columns // channels, width)
     return product.permute(1, 2, 0, 3).reshape(n_edges, n_columns)
+
+
+def head_linear(linear: nn.Linear, functions: Tensor, n_heads: int, channels: int) -> Tensor:
+    """A linear layer (n_seen * n_basis to n_parts * channels); arguments and result as of `head_product`."""
+    return head_product(functions, linear.weight, n_heads, channels) + linear.bias
 
 
 def head_direction(geometry: EdgeGeometry, m: int, n_heads: int, channels: int) -> Tensor:

@@ -44,7 +44,8 @@ struct Problem {
   int head_columns() const { return columns() / heads; }
 };
 
-// Bias and packed weights of the filters of one head after the other, or where derivatives by them go; null where nobody asks.
+// Bias and packed weights of the filters of one head after the other, or where derivatives by them go; null where
+// nobody asks.
 template <typename T>
 struct Weights {
   T *bias, *even, *odd;
@@ -396,7 +397,6 @@ class Block {
     add_shared(h, part, by_d);
   }
 
- public:
   // Adds the derivative by the mean shift, or by that of a head's point, to displacements.
   void add_shared(int h, const T part[3][LANES], T* by_d) const {
     const int first = H > 1 ? h : 0, last = H > 1 ? h + 1 : K;
@@ -408,7 +408,6 @@ class Block {
         }
   }
 
- protected:
   Memory<T>& memory;
   T first_sine[LANES], first_cosine[LANES];
   T *vectors, *distances, *inverses, *functions, *slopes, *even, *odd, *d_i, *d_j;

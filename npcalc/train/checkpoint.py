@@ -71,8 +71,12 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
         "card": True,
         "data": {"train", "validation", "test", "split_file"},  # a hash guards the content
         "training": {
-            *("epochs", "learning_rate", "clip"),
-            *("validate_every", "checkpoint_every", "threads"),
+            "epochs",
+            "learning_rate",
+            "clip",
+            "validate_every",
+            "checkpoint_every",
+            "threads",
         },
     }
     stored = TrainConfig.model_validate_json(path.read_text())

@@ -217,8 +217,6 @@ class Trainer:
 
     def _resume(self) -> None:
         tensors, state = load_checkpoint(self.checkpoint)
-        if "asked" not in state:  # of an older version
-            state["asked"] = self.state["asked"]
         for name in ("train", "validation"):
             key = f"sha256_{name}"
             if state.get(key, self.state[key]) != self.state[key]:

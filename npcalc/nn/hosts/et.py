@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..heads import head_direction, head_product
+from ..heads import head_direction, head_linear
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
 from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer, check_parts
@@ -98,11 +98,12 @@ class ETLayer(ScalarVectorLayer):
 
         envelope = geometry.envelope[:, None]
         radial = self.basis(geometry.distance) * envelope[..., None]
-        weight = self.weight(
-            q[geometry.center], k[geometry.neighbor], F.silu(self.filters(self.key_filter, radial))
+        key_filters, value_filters = (
+            F.silu(head_linear(linear, radial, self.point_heads, c))
+            for linear in (self.key_filter, self.value_filter)
         )
-        filters = F.silu(self.filters(self.value_filter, radial))
-        value = values[geometry.neighbor] * filters * envelope
+        weight = self.weight(q[geometry.center], k[geometry.neighbor], key_filters)
+        value = values[geometry.neighbor] * value_filters * envelope
         parts = torch.split(value, [c] * self.n_parts, dim=1)
         pull = parts[1][:, None] * v[geometry.neighbor]
         for m in range(self.n_directions):
@@ -122,10 +123,6 @@ class ETLayer(ScalarVectorLayer):
         o1, o2, o3 = torch.split(self.out(attended), [c, c, c], dim=1)
         ds = (v1 * v2).sum(1) * o2 + o3
         return self.add(x, ds, v3 * o1[:, None] + pulled)
-
-    def filters(self, linear: nn.Linear, radial: Tensor) -> Tensor:
-        """Filters (n_edges, parts c) from radial functions (n_edges, n_distances, n_basis)."""
-        return head_product(radial, linear.weight, self.point_heads, self.channels) + linear.bias
 
     def weight(self, q: Tensor, k: Tensor, filters: Tensor) -> Tensor:
         """Attention weights of each channel's head, shape (n, C)."""
@@ -196,8 +193,7 @@ class ET(Host):
     def embed(self, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         envelope = geometry.envelope[:, None]
         radial = self.basis(geometry.distance) * envelope[..., None]
-        product = head_product(radial, self.filter.weight, self.point_heads, self.channels)
-        filters = product + self.filter.bias
+        filters = head_linear(self.filter, radial, self.point_heads, self.channels)
         around = self.neighbor(point_type)[geometry.neighbor] * filters * envelope
         total = sum_edges(around, geometry.center, point_type.shape[0])
         s = self.combine(torch.cat([self.embedding(point_type), total], dim=1))
