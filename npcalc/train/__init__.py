@@ -6,7 +6,8 @@ from pathlib import Path
 from .config import ConfigError, TrainConfig, load_config, parse_config
 from .export import export
 from .loss import Errors
-from .trainer import Trainer, TrainingDiverged
+from .run_state import TrainingDiverged
+from .trainer import Trainer
 
 
 def train(config: TrainConfig | str | os.PathLike[str], progress: bool = True) -> Path | None:

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,16 @@ from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
 from .batches import Batches, species_index
-from .checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from .checks import check_labels
 from .config import TrainConfig
 from .denormals import flush_denormals
 from .distributed import Processes
 from .log import TrainingLog, progress_text
 from .loss import Errors, LossModule
+from .run_state import RunState, TrainingDiverged
 from .splits import load_splits
 from .targets import PropertyFit, fit_properties
 from .vectors import WeightVectors
-
-EXPLODED = 100.0
-"""Loss of an epoch, in units of the lowest so far, from which on training has diverged."""
-
-RETREATS = 3
-"""How often the learning rate is halved before training is given up."""
-
-
-class TrainingDiverged(RuntimeError):  # noqa: N818 - names the outcome
-    """A gradient was NaN or infinite, or errors exploded, with each of the learning rates tried."""
 
 
 class Trainer:
@@ -89,25 +78,25 @@ class Trainer:
         largest = opt.learning_rate or self.model_config.host.learning_rate
         self.vectors = WeightVectors(self.loss, largest, opt.weight_decay)
         self.weights, self.optimizer = self.vectors.current, self.vectors.optimizer
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
-        self.state: dict[str, Any] = {
-            "epoch": 0,
-            "step": 0,
-            "best": math.inf,
-            "best_epoch": 0,
-            "seconds": 0.0,
-            "learning_rate": largest,
-            "asked": [opt.learning_rate, opt.clip],
-            "retreats": 0,
-            "lowest_loss": None,
-            **{f"sha256_{name}": self.splits[name].sha256() for name in ("train", "validation")},
-        }
         self.output = Path(config.output)
-        self.checkpoint = self.output / "checkpoint.safetensors"
         measured = [f"{t.name}_{kind}" for t in self.loss.targets for kind in ("mae", "rmse")]
         columns = ["epoch", "step", "learning_rate", "train_loss", *measured, "seconds"]
         self.log = TrainingLog(self.output / "log.csv", columns)
-        self._start_or_resume()
+        hashes = {name: self.splits[name].sha256() for name in ("train", "validation")}
+        self.run_state = RunState(
+            config,
+            self.vectors,
+            self.log,
+            largest,
+            self.steps_per_epoch,
+            hashes,
+            self.processes.first,
+        )
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the run is at: epoch, step, best error and so on."""
+        return self.run_state.state
 
     def _elements(self) -> list[int]:
         if self.config.model.elements:
@@ -172,100 +161,9 @@ class Trainer:
         return float(np.sqrt(np.nanmean(label.values**2)))
 
     @property
-    def learning_rate(self) -> float:
-        """Largest learning rate: that of the configuration or of the host, halved at each retreat."""
-        return self.state["learning_rate"]
-
-    def _schedule(self, step: int) -> float:
-        """Part of the largest learning rate that a step has."""
-        opt = self.config.training
-        warm = min(1.0, (step + 1) / max(opt.warmup_steps, 1))
-        total = opt.epochs * self.steps_per_epoch
-        cosine = 0.5 * (1.0 + math.cos(math.pi * min(step / total, 1.0)))
-        return warm * (opt.final_learning_rate + (1.0 - opt.final_learning_rate) * cosine)
-
-    @property
     def steps_per_epoch(self) -> int:
         """Steps of one pass; structures that do not fill a batch wait for the next epoch."""
         return max(len(self.splits["train"]) // self.config.training.batch_size, 1)
-
-    def _start_or_resume(self) -> None:
-        stored = self.output / "config.json"
-        if self.checkpoint.exists():
-            if stored.exists():
-                check_same_run(stored, self.config)
-            asked = self.state["asked"]
-            self._resume()
-            if self.state["asked"] != asked:
-                # Another rate or clip: the run may diverge with them as often as a new one.
-                self.state |= {"asked": asked, "retreats": 0}
-                self._set_learning_rate(asked[0] or self.learning_rate)
-        elif self.processes.first:
-            self.output.mkdir(parents=True, exist_ok=True)
-            self.log.start()
-        if self.processes.first:
-            with new_file(stored, overwrite=True) as partial:
-                partial.write_text(self.config.model_dump_json(indent=1))
-        # Where training goes back to that diverges before its first checkpoint.
-        tensors = {name: tensor.detach().clone() for name, tensor in self.vectors.tensors().items()}
-        self.beginning = (tensors, dict(self.state))
-
-    def save(self) -> None:
-        """Writes the checkpoint."""
-        if self.processes.first:
-            save_checkpoint(self.checkpoint, self.vectors.tensors(), self.state)
-
-    def _resume(self) -> None:
-        tensors, state = load_checkpoint(self.checkpoint)
-        for name in ("train", "validation"):
-            key = f"sha256_{name}"
-            if state.get(key, self.state[key]) != self.state[key]:
-                raise ValueError(
-                    f"{self.checkpoint} was made with other data.{name} structures: give the same "
-                    f"data, or another output folder"
-                )
-        self._restore(tensors, state)
-
-    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Goes on from a state of the run."""
-        self.state |= state
-        self.vectors.restore(tensors)
-        self._set_learning_rate(self.state["learning_rate"])
-        if self.processes.first:
-            self.log.cut(self.state["epoch"])
-
-    def _set_learning_rate(self, largest: float) -> None:
-        """Goes on with a largest learning rate from the step that the run is at."""
-        self.state["learning_rate"] = largest
-        self.schedule.base_lrs = [largest]
-        self.schedule.last_epoch = self.state["step"]
-        for group in self.optimizer.param_groups:
-            group["lr"] = largest * self._schedule(self.state["step"])
-
-    def _retreat(self, reason: TrainingDiverged) -> None:
-        """Goes back to the last checkpoint, and on with half the learning rate; not too often."""
-        retreats, rate = self.state["retreats"] + 1, 0.5 * self.learning_rate
-        asked = self.state["asked"]  # since the checkpoint, perhaps
-        if retreats > RETREATS:
-            raise TrainingDiverged(
-                f"{reason}, for the {retreats}th time, with a learning rate of "
-                f"{self.learning_rate:.2g}: look for wrong labels or structures, or give a smaller "
-                f"training.learning_rate"
-            )
-        if self.checkpoint.exists():
-            self._resume()
-        else:
-            self._restore(*self.beginning)
-        self.state |= {"asked": asked, "retreats": retreats}
-        self._set_learning_rate(rate)
-        if self.state["step"] > 0:
-            self.save()
-        if self.processes.first:
-            warnings.warn(
-                f"{reason}: going on from epoch {self.state['epoch']} with half the learning rate, "
-                f"{rate:.2g}",
-                stacklevel=3,
-            )
 
     @flush_denormals()
     def run(self, progress: bool = True) -> None:
@@ -289,7 +187,7 @@ class Trainer:
                 try:
                     train_loss = self._epoch(module, self.state["epoch"])
                 except TrainingDiverged as reason:
-                    self._retreat(reason)
+                    self.run_state.retreat(reason)
                     bar.update(self.state["epoch"] - bar.n)
                     continue
                 epoch = self.state["epoch"] = self.state["epoch"] + 1
@@ -300,7 +198,7 @@ class Trainer:
                         progress_text(self._validate(train_loss), self.loss.targets)
                     )
                 if epoch == opt.epochs or epoch % opt.checkpoint_every == 0:
-                    self.save()
+                    self.run_state.save()
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Order of the training structures in an epoch.
@@ -325,20 +223,12 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(self.weights, opt.clip)
             if not torch.isfinite(norm):
                 raise TrainingDiverged(f"the gradient is NaN or infinite in epoch {epoch}")
-            self.optimizer.step()
-            self.schedule.step()
-            self.state["step"] += 1
-            self.vectors.follow(self.state["step"], opt.ema)
+            self.run_state.step()
             total += float(loss.detach())
         mean = total / self.steps_per_epoch
         shared = float(self.processes.sum(torch.tensor(mean, device=self.device)))
         shared /= self.processes.count
-        lowest = self.state["lowest_loss"]
-        if lowest is not None and shared > EXPLODED * lowest:
-            raise TrainingDiverged(
-                f"the loss of epoch {epoch} is {shared / lowest:.0f} times the lowest"
-            )
-        self.state["lowest_loss"] = shared if lowest is None else min(shared, lowest)
+        self.run_state.check_loss(shared, epoch)
         return mean
 
     def errors(self, split: str, weights: Tensor | None = None) -> Errors:
@@ -395,8 +285,8 @@ class Trainer:
             self.state["best_epoch"] = self.state["epoch"]
             self.vectors.keep_average()
         if self.processes.first:
-            lr = self.schedule.get_last_lr()[0]
-            row = [self.state["epoch"], self.state["step"], f"{lr:.3e}", f"{train_loss:.6e}"]
+            rate = self.run_state.rate_now
+            row = [self.state["epoch"], self.state["step"], f"{rate:.3e}", f"{train_loss:.6e}"]
             row += [f"{e:.6e}" for e in errors.values()] + [f"{self.state['seconds']:.1f}"]
             self.log.add(row)
         return errors

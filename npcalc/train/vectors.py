@@ -33,6 +33,16 @@ class WeightVectors:
             [self.current], lr=learning_rate, weight_decay=weight_decay, fused=True
         )
 
+    def step(self, learning_rate: float) -> None:
+        """Changes the weights along their gradient.
+
+        Args:
+            learning_rate: Of this step.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+
     def follow(self, step: int, decay: float) -> None:
         """Moves the average towards the weights.
 

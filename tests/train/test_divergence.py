@@ -31,13 +31,12 @@ def test_wrong_labels_stop_the_training(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["nan", "explosion"])
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
 def test_training_that_diverges_goes_back_with_half_the_learning_rate(tmp_path, monkeypatch, kind):
     """To the last checkpoint; from then on it is what a run resumed from there would be."""
     folder = tmp_path / "run"
     raw = raw_config(folder, learning_rate=4e-3, epochs=5, checkpoint_every=2)
     trainer = Trainer(parse_config(raw))
-    monkeypatch.setattr("npcalc.train.trainer.EXPLODED", 2.0)  # what is a hundredfold is soon NaN
+    monkeypatch.setattr("npcalc.train.run_state.EXPLODED", 2.0)  # what is a hundredfold is soon NaN
     real, spoilt = Trainer._epoch, []
 
     def epoch(self, module, number):
@@ -63,20 +62,19 @@ def test_training_that_diverges_goes_back_with_half_the_learning_rate(tmp_path, 
     monkeypatch.setattr(Trainer, "_epoch", real)
     resumed = Trainer(parse_config({**raw, "output": str(tmp_path / "copy")}))
     assert resumed.state["epoch"] == 2
-    assert resumed.learning_rate == 2e-3
+    assert resumed.run_state.learning_rate == 2e-3
     resumed.run(progress=False)
     found, wanted = resumed.vectors.tensors(), trainer.vectors.tensors()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
 def test_training_that_diverges_at_once_begins_anew(tmp_path, monkeypatch):
     """Before there is a checkpoint: the first weights, and nothing written that would hold the folder."""
     trainer = Trainer(parse_config(raw_config(tmp_path / "run", learning_rate=4e-3, epochs=1)))
     real, seen = Trainer._epoch, []
 
     def epoch(self, module, number):
-        assert not self.checkpoint.exists()
+        assert not self.run_state.checkpoint.exists()
         seen.append(self.weights.detach().clone())
         if len(seen) == 1:
             with torch.no_grad():
@@ -96,14 +94,16 @@ def test_a_run_goes_on_with_another_learning_rate(tmp_path):
     trainer.state["retreats"] = 3
     trainer.run(progress=False)
     raw["training"] |= {"learning_rate": None, "epochs": 3}
-    assert Trainer(parse_config(raw)).learning_rate == 4e-3  # without one, that which it had
+    assert (
+        Trainer(parse_config(raw)).run_state.learning_rate == 4e-3
+    )  # without one, that which it had
     raw["training"] |= {"learning_rate": 1e-3, "clip": 0.5}
     for _ in range(2):  # the second start is from the same checkpoint
         trainer = Trainer(parse_config(raw))
-        assert trainer.learning_rate == 1e-3
         assert trainer.state["retreats"] == 0
-        step = trainer.state["step"]
-        assert trainer.optimizer.param_groups[0]["lr"] == 1e-3 * trainer._schedule(step)
+        assert trainer.run_state.learning_rate == 1e-3
+        rate = 1e-3 * (0.01 + 0.99 * 0.25)  # two thirds of the way down the cosine
+        assert trainer.run_state.rate_now == pytest.approx(rate)
     trainer.run(progress=False)
     assert float(log_rows(tmp_path / "run")[-1]["learning_rate"]) == pytest.approx(1e-5)
     state = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1]

@@ -83,7 +83,6 @@ def test_exported_potential_has_the_errors_of_its_card(trained):
     assert abs((energies - labels["energy"]).mean()) < 0.01 * errors["energy_mae"]
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
 def test_a_resumed_run_is_identical(tmp_path, monkeypatch):
     whole = parse_config(raw_config(tmp_path / "whole"))
     Trainer(whole).run(progress=False)
@@ -211,7 +210,7 @@ def test_other_validation_data_does_not_take_over_a_run(tmp_path):
         data.subset(np.arange(rows)).save(tmp_path / f"{name}.h5")
         config["data"][name] = str(tmp_path / f"{name}.h5")
     config["data"].pop("n_train", None)
-    Trainer(parse_config(config)).save()
+    Trainer(parse_config(config)).run_state.save()
     Trainer(parse_config(config))
     data.subset(np.arange(7)).save(tmp_path / "seven.h5")
     config["data"]["validation"] = str(tmp_path / "seven.h5")
@@ -234,12 +233,12 @@ def test_each_host_has_a_learning_rate(tmp_path, name, given):
     raw["model"]["host"] = {"name": name, "channels": 8, "n_layers": 1}
     trainer = Trainer(parse_config(raw))
     expected = given or find_host(name)[0].learning_rate
-    assert trainer.optimizer.param_groups[0]["lr"] == expected
+    assert trainer.run_state.rate_now == expected
     trainer.run(progress=False)
     again = Trainer(parse_config(raw))
-    assert again.learning_rate == expected
+    assert again.run_state.learning_rate == expected
     last = expected * 0.01  # the end of the cosine
-    assert again.optimizer.param_groups[0]["lr"] == pytest.approx(last)
+    assert again.run_state.rate_now == pytest.approx(last)
 
 
 def test_training_on_energies_alone(tmp_path):
