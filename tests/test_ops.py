@@ -25,6 +25,8 @@ FORMS = {
     "one": ("geometry", {}),
     "three": ("geometry", {"n_points": 3, "envelope": "polynomial"}),
     "heads": ("heads-4", {"host": {**HOST, "channels": 64}}),
+    "heads of 8": ("heads-4", {"host": {**HOST, "channels": 32}}),
+    "heads of 4": ("heads-4", {}),
     "rank": ("geometry-4", {"host": {**HOST, "filter_rank": 5}}),
     "wide": ("geometry", {"host": {**HOST, "channels": 48, "n_basis": 9}, "d_max": 1.5}),
 }
@@ -118,7 +120,7 @@ def test_edges_beyond_the_cutoff_change_nothing(name):
     assert_same(evaluate(far), evaluate(near))
 
 
-@pytest.mark.parametrize("name", ["rank", "heads", "nequip"])
+@pytest.mark.parametrize("name", ["rank", "heads", "heads of 8", "heads of 4", "nequip"])
 def test_operator_in_float32(name):
     double, single = make(name), make(name, "float32")
     for atoms in (ethanol(), crystal()):
@@ -257,7 +259,7 @@ def test_models_that_the_operator_cannot_do():
         make_potential({**HOST, "basis": "gaussian"}),
         make_potential(HOST, d_max=2.5),
         make_potential(HOST, "nodes-same"),
-        make_potential(HOST, "heads-4"),  # of 4 channels each
+        make_potential(HOST, "heads-4", n_points=8),  # heads of 2 channels
         make_potential("egnn"),
         make_potential("nequip"),  # of 4 channels
     ):

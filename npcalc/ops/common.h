@@ -27,31 +27,40 @@ constexpr int VECTOR_BYTES = 16, ACCUMULATORS = 16;
 constexpr int VECTOR_BYTES = 16, ACCUMULATORS = 8;
 #endif
 
-template <typename T>
+// Vectors of the processor, or shorter ones of at most MOST numbers.
+template <typename T, int MOST = LANES>
 struct Vec {
-  typedef T type __attribute__((vector_size(VECTOR_BYTES)));
-  static constexpr int width = VECTOR_BYTES / sizeof(T);
+  static constexpr int bytes = std::min(VECTOR_BYTES, int(MOST * sizeof(T))), width = bytes / int(sizeof(T));
+  typedef T type __attribute__((vector_size(bytes)));
+
+  static type load(const T* from) {
+    type x;
+    std::memcpy(&x, from, bytes);
+    return x;
+  }
+  static void store(T* to, type x) { std::memcpy(to, &x, bytes); }
+  static T sum(type x) {
+    T part[width];
+    store(part, x);
+    for (int half = width / 2; half > 0; half /= 2)
+      for (int k = 0; k < half; ++k) part[k] += part[k + half];
+    return part[0];
+  }
 };
 
 template <typename T>
 inline typename Vec<T>::type load(const T* from) {
-  typename Vec<T>::type x;
-  std::memcpy(&x, from, VECTOR_BYTES);
-  return x;
+  return Vec<T>::load(from);
 }
 
 template <typename T>
 inline void store(T* to, typename Vec<T>::type x) {
-  std::memcpy(to, &x, VECTOR_BYTES);
+  Vec<T>::store(to, x);
 }
 
 template <typename T>
 inline T sum(typename Vec<T>::type x) {
-  T part[Vec<T>::width];
-  store(part, x);
-  for (int half = Vec<T>::width / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; ++k) part[k] += part[k + half];
-  return part[0];
+  return Vec<T>::sum(x);
 }
 
 inline int padded(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }

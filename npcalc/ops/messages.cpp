@@ -77,8 +77,8 @@ struct Arguments {
         heads(heads), still(still) {
     TORCH_CHECK(heads == 1 || (heads > 1 && heads == d.size(1) && !still), "pair_messages: ", heads, " heads of ", d.size(1),
                 " points that ", still ? "rest" : "move");
-    TORCH_CHECK(v.size(2) % (16 * heads) == 0, "pair_messages: channels of a head must be a multiple of 16, got ",
-                v.size(2), " for ", heads, " heads");
+    TORCH_CHECK(v.size(2) % 16 == 0 && v.size(2) % (4 * heads) == 0, "pair_messages: channels must be a multiple of 16, "
+                "those of a head of 4, got ", v.size(2), " for ", heads, " heads");
     const int64_t columns = (d.size(1) ? 4 : 3) * v.size(2);
     TORCH_CHECK(phi.size(1) == columns, "pair_messages: phi has ", phi.size(1), " columns, expected ", columns);
   }

@@ -25,7 +25,7 @@ struct Problem {
   int64_t n_atoms, n_edges;
   int points;    // electron points of an atom, 0 without polarization
   int basis;     // radial functions of each distance
-  int channels;  // a multiple of 16, those of a head too
+  int channels;  // a multiple of 16, those of a head of 4
   int heads;     // 1, or as many as points
   int power;     // exponent of the polynomial envelope, 0 for the cosine
   bool still;    // all displacements are zero
@@ -415,9 +415,10 @@ class Block {
 };
 
 // Adds the messages of pair l to its atoms.
-template <typename T, int DIRECTIONS>
+template <typename T, int DIRECTIONS, int MOST>
 void add_messages(const Block<T>& b, int l, T* ds, T* dv) {
-  typedef typename Vec<T>::type V;
+  typedef Vec<T, MOST> X;
+  typedef typename X::type V;
   const Problem<T>& g = b.g;
   const int C = g.channels, W = g.head_width(), P = 2 + DIRECTIONS;
   const int64_t i = b.i[l], j = b.j[l];
@@ -429,15 +430,15 @@ void add_messages(const Block<T>& b, int l, T* ds, T* dv) {
       const int64_t to = way ? j : i, from = way ? i : j;
       const T sign = way ? -1 : 1, *phi = g.phi + from * P * C + h * W, *v = g.v + from * 3 * C + h * W;
       T *s_out = ds + to * C + h * W, *v_out = dv + to * 3 * C + h * W;
-      for (int c = 0; c < W; c += Vec<T>::width) {
+      for (int c = 0; c < W; c += X::width) {
         V m[P];
         for (int p = 0; p < P; ++p)
-          m[p] = u * (load(fe + p * W + c) + sign * load(fo + p * W + c)) * load(phi + p * C + c);
-        store(s_out + c, load(s_out + c) + m[0]);
+          m[p] = u * (X::load(fe + p * W + c) + sign * X::load(fo + p * W + c)) * X::load(phi + p * C + c);
+        X::store(s_out + c, X::load(s_out + c) + m[0]);
         for (int a = 0; a < 3; ++a) {
-          V x = m[1] * load(v + a * C + c) + (sign * b.unit[a][l]) * m[2];
+          V x = m[1] * X::load(v + a * C + c) + (sign * b.unit[a][l]) * m[2];
           if (DIRECTIONS == 2) x += (sign * mean[a * LANES]) * m[P - 1];
-          store(v_out + a * C + c, load(v_out + a * C + c) + x);
+          X::store(v_out + a * C + c, X::load(v_out + a * C + c) + x);
         }
       }
     }
@@ -451,9 +452,10 @@ struct Gradient {
 };
 
 // Takes derivatives by the messages of pair l to features, filters, envelope and directions.
-template <typename T, int DIRECTIONS>
+template <typename T, int DIRECTIONS, int MOST>
 void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, const Gradient<T>& to) {
-  typedef typename Vec<T>::type V;
+  typedef Vec<T, MOST> X;
+  typedef typename X::type V;
   const Problem<T>& g = b.g;
   const int C = g.channels, W = g.head_width(), P = 2 + DIRECTIONS;
   const T u = b.envelope[l];
@@ -468,43 +470,43 @@ void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, const Grad
       const T sign = way ? -1 : 1, *phi = g.phi + from * P * C + h * W, *v = g.v + from * 3 * C + h * W;
       const T *gs = by_ds + center * C + h * W, *gv = by_dv + center * 3 * C + h * W;
       T *g_phi = to.phi + from * P * C + h * W, *g_v = to.v + from * 3 * C + h * W;
-      for (int c = 0; c < W; c += Vec<T>::width) {
+      for (int c = 0; c < W; c += X::width) {
         V q[P], x[3];
-        q[0] = load(gs + c);
+        q[0] = X::load(gs + c);
         for (int p = 1; p < P; ++p) q[p] = V{};
         for (int a = 0; a < 3; ++a) {
-          x[a] = load(gv + a * C + c);
-          q[1] += x[a] * load(v + a * C + c);
+          x[a] = X::load(gv + a * C + c);
+          q[1] += x[a] * X::load(v + a * C + c);
           q[2] += (sign * b.unit[a][l]) * x[a];
           if (DIRECTIONS == 2) q[P - 1] += (sign * b.mean[mean + a * LANES]) * x[a];
         }
         V m[P];
         for (int p = 0; p < P; ++p) {
           const int k = p * W + c, full = p * C + c;
-          const V f = load(fe + k) + sign * load(fo + k), w = load(phi + full);
-          store(g_phi + full, load(g_phi + full) + u * f * q[p]);
+          const V f = X::load(fe + k) + sign * X::load(fo + k), w = X::load(phi + full);
+          X::store(g_phi + full, X::load(g_phi + full) + u * f * q[p]);
           const V by = q[p] * w;
           by_u += by * f;
           m[p] = u * f * w;
           if (way) {
-            store(by_even + k, load(by_even + k) + u * by);
-            store(by_odd + k, load(by_odd + k) - u * by);
+            X::store(by_even + k, X::load(by_even + k) + u * by);
+            X::store(by_odd + k, X::load(by_odd + k) - u * by);
           } else {
-            store(by_even + k, u * by);
-            store(by_odd + k, u * by);
+            X::store(by_even + k, u * by);
+            X::store(by_odd + k, u * by);
           }
         }
         for (int a = 0; a < 3; ++a) {
-          store(g_v + a * C + c, load(g_v + a * C + c) + m[1] * x[a]);
+          X::store(g_v + a * C + c, X::load(g_v + a * C + c) + m[1] * x[a]);
           by_unit[a] += sign * m[2] * x[a];
           if (DIRECTIONS == 2) by_mean[a] += sign * m[P - 1] * x[a];
         }
       }
     }
-    for (int a = 0; a < 3; ++a) b.by_mean[mean + a * LANES] = sum<T>(by_mean[a]);
+    for (int a = 0; a < 3; ++a) b.by_mean[mean + a * LANES] = X::sum(by_mean[a]);
   }
-  b.by_envelope[l] = sum<T>(by_u);
-  for (int a = 0; a < 3; ++a) b.by_unit[a][l] = sum<T>(by_unit[a]);
+  b.by_envelope[l] = X::sum(by_u);
+  for (int a = 0; a < 3; ++a) b.by_unit[a][l] = X::sum(by_unit[a]);
 }
 
 // Calls work(block, thread) for all blocks of pairs, filled; each thread makes a block.
@@ -526,7 +528,10 @@ void messages(const Problem<T>& g, T* ds, T* dv, int threads) {
   const std::vector<int64_t> pairs = pairs_within(g);
   threads = useful_threads(threads, pairs.size());
   Shares<T> s(ds, g.n_atoms * g.channels, threads), v(dv, g.n_atoms * 3 * g.channels, threads);
-  const auto add = g.points > 0 ? add_messages<T, 2> : add_messages<T, 1>;
+  const auto add = g.points == 0                ? add_messages<T, 1, 16>
+                   : g.head_width() % 16 == 0 ? add_messages<T, 2, 16>
+                   : g.head_width() % 8 == 0  ? add_messages<T, 2, 8>
+                                              : add_messages<T, 2, 4>;
   over_pairs<T, Block<T>>(g, pairs, threads, [&] { return Block<T>(g, false); }, [&](Block<T>& block, int t) {
     for (int l = 0; l < block.count; ++l) add(block, l, s.of(t), v.of(t));
   });
@@ -563,7 +568,10 @@ void messages_backward(const Problem<T>& g, const T* by_ds, const T* by_dv, cons
   Shares<T> phi(to.phi, g.n_atoms * g.columns(), threads), v(to.v, g.n_atoms * 3 * g.channels, threads);
   Shares<T> d(to.d, g.n_atoms * g.points * 3, threads);
   WeightShares<T> w(g, weights, threads);
-  const auto add = g.points > 0 ? add_gradient<T, 2> : add_gradient<T, 1>;
+  const auto add = g.points == 0                ? add_gradient<T, 1, 16>
+                   : g.head_width() % 16 == 0 ? add_gradient<T, 2, 16>
+                   : g.head_width() % 8 == 0  ? add_gradient<T, 2, 8>
+                                              : add_gradient<T, 2, 4>;
   over_pairs<T, Block<T>>(g, pairs, threads, [&] { return Block<T>(g, true); }, [&](Block<T>& block, int t) {
     const Gradient<T> mine{to.edges, d.of(t), phi.of(t), v.of(t)};
     for (int l = 0; l < block.count; ++l) add(block, l, by_ds, by_dv, mine);

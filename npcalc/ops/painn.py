@@ -132,7 +132,8 @@ def can_fuse_messages(model: PolarizedModel) -> bool:
     return isinstance(coupling, (SinglePoint, PairedGeometry)) and all(
         isinstance(layer, PaiNNLayer)
         and isinstance(layer.basis, BesselBasis)
-        and layer.channels % (16 * layer.n_heads) == 0
+        and layer.channels % 16 == 0
+        and layer.channels % (4 * layer.n_heads) == 0
         # The series of sine and cosine in the operator reach to twice the cutoff.
         and getattr(update, "d_max", 0.0) <= 0.5 * coupling.envelope.cutoff  # type: ignore[operator]
         for layer, update in zip(model.host.layers, model.updates, strict=True)

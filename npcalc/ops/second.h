@@ -202,9 +202,10 @@ class TangentBlock : public Block<T> {
 };
 
 // Takes S of pair l apart: derivatives by `by`, features, filters and mean directions.
-template <typename T, int DIRECTIONS>
+template <typename T, int DIRECTIONS, int MOST>
 void add_second(TangentBlock<T>& b, int l, const T* by_ds, const T* by_dv, const SecondGradient<T>& to) {
-  typedef typename Vec<T>::type V;
+  typedef Vec<T, MOST> X;
+  typedef typename X::type V;
   const Problem<T>& g = b.g;
   const int C = g.channels, W = g.head_width(), P = 2 + DIRECTIONS;
   const T u = b.envelope[l], u_t = b.envelope_t[l];
@@ -223,15 +224,15 @@ void add_second(TangentBlock<T>& b, int l, const T* by_ds, const T* by_dv, const
       const T *gs = by_ds + center * C + h * W, *gv = by_dv + center * 3 * C + h * W;
       T *h_ds = to.by_ds + center * C + h * W, *h_dv = to.by_dv + center * 3 * C + h * W;
       T *h_phi = to.phi + parts, *h_v = to.v + vectors;
-      for (int c = 0; c < W; c += Vec<T>::width) {
+      for (int c = 0; c < W; c += X::width) {
         V x[3], q[P], q_t[P];  // derivatives of S by the tangents of the parts, and by the parts
-        q[0] = load(gs + c);
+        q[0] = X::load(gs + c);
         q_t[0] = V{};
         for (int p = 1; p < P; ++p) q[p] = q_t[p] = V{};
         for (int a = 0; a < 3; ++a) {
-          x[a] = load(gv + a * C + c);
-          q[1] += x[a] * load(v + a * C + c);
-          q_t[1] += x[a] * load(v_t + a * C + c);
+          x[a] = X::load(gv + a * C + c);
+          q[1] += x[a] * X::load(v + a * C + c);
+          q_t[1] += x[a] * X::load(v_t + a * C + c);
           q[2] += (sign * b.unit[a][l]) * x[a];
           q_t[2] += (sign * b.unit_t[a][l]) * x[a];
           if (DIRECTIONS == 2) {
@@ -242,42 +243,42 @@ void add_second(TangentBlock<T>& b, int l, const T* by_ds, const T* by_dv, const
         V m[P], m_t[P];
         for (int p = 0; p < P; ++p) {
           const int k = p * W + c, full = p * C + c;
-          const V f = load(fe + k) + sign * load(fo + k), f_t = load(fe_t + k) + sign * load(fo_t + k);
-          const V w = load(phi + full), w_t = load(phi_t + full), uf = u * f, uf_t = u_t * f + u * f_t;
+          const V f = X::load(fe + k) + sign * X::load(fo + k), f_t = X::load(fe_t + k) + sign * X::load(fo_t + k);
+          const V w = X::load(phi + full), w_t = X::load(phi_t + full), uf = u * f, uf_t = u_t * f + u * f_t;
           m[p] = uf * w;
           m_t[p] = uf_t * w + uf * w_t;
-          store(h_phi + full, load(h_phi + full) + q[p] * uf_t + q_t[p] * uf);
+          X::store(h_phi + full, X::load(h_phi + full) + q[p] * uf_t + q_t[p] * uf);
           const V by_f = q[p] * (u_t * w + u * w_t) + q_t[p] * (u * w), by_f_t = q[p] * (u * w);
           if (way) {
-            store(by_even + k, load(by_even + k) + by_f);
-            store(by_odd + k, load(by_odd + k) - by_f);
-            store(by_even_t + k, load(by_even_t + k) + by_f_t);
-            store(by_odd_t + k, load(by_odd_t + k) - by_f_t);
+            X::store(by_even + k, X::load(by_even + k) + by_f);
+            X::store(by_odd + k, X::load(by_odd + k) - by_f);
+            X::store(by_even_t + k, X::load(by_even_t + k) + by_f_t);
+            X::store(by_odd_t + k, X::load(by_odd_t + k) - by_f_t);
           } else {
-            store(by_even + k, by_f);
-            store(by_odd + k, by_f);
-            store(by_even_t + k, by_f_t);
-            store(by_odd_t + k, by_f_t);
+            X::store(by_even + k, by_f);
+            X::store(by_odd + k, by_f);
+            X::store(by_even_t + k, by_f_t);
+            X::store(by_odd_t + k, by_f_t);
           }
         }
-        store(h_ds + c, load(h_ds + c) + m_t[0]);
+        X::store(h_ds + c, X::load(h_ds + c) + m_t[0]);
         for (int a = 0; a < 3; ++a) {
           const int k = a * C + c, n = first + a * LANES;
-          V y = m_t[1] * load(v + k) + m[1] * load(v_t + k);
+          V y = m_t[1] * X::load(v + k) + m[1] * X::load(v_t + k);
           y += (sign * b.unit_t[a][l]) * m[2] + (sign * b.unit[a][l]) * m_t[2];
           if (DIRECTIONS == 2) {
             y += (sign * b.mean_t[n]) * m[P - 1] + (sign * b.mean[n]) * m_t[P - 1];
             by_mean[a] += sign * m_t[P - 1] * x[a];
             by_mean_t[a] += sign * m[P - 1] * x[a];
           }
-          store(h_dv + k, load(h_dv + k) + y);
-          store(h_v + k, load(h_v + k) + m_t[1] * x[a]);
+          X::store(h_dv + k, X::load(h_dv + k) + y);
+          X::store(h_v + k, X::load(h_v + k) + m_t[1] * x[a]);
         }
       }
     }
     for (int a = 0; a < 3; ++a) {
-      b.by_mean[first + a * LANES] = sum<T>(by_mean[a]);
-      b.by_mean_t[first + a * LANES] = sum<T>(by_mean_t[a]);
+      b.by_mean[first + a * LANES] = X::sum(by_mean[a]);
+      b.by_mean_t[first + a * LANES] = X::sum(by_mean_t[a]);
     }
   }
 }
@@ -293,7 +294,10 @@ void messages_second(const Problem<T>& g, const Direction<T>& along, const T* by
   Shares<T> d(to.d, n * g.points * 3, threads), phi(to.phi, n * g.columns(), threads);
   Shares<T> v(to.v, n * 3 * g.channels, threads);
   WeightShares<T> w(g, weights, threads);
-  const auto add = g.points > 0 ? add_second<T, 2> : add_second<T, 1>;
+  const auto add = g.points == 0                ? add_second<T, 1, 16>
+                   : g.head_width() % 16 == 0 ? add_second<T, 2, 16>
+                   : g.head_width() % 8 == 0  ? add_second<T, 2, 8>
+                                              : add_second<T, 2, 4>;
   const auto make = [&] { return TangentBlock<T>(g, along); };
   over_pairs<T, TangentBlock<T>>(g, pairs, threads, make, [&](TangentBlock<T>& block, int t) {
     const SecondGradient<T> mine{s.of(t), x.of(t), d.of(t), phi.of(t), v.of(t)};
