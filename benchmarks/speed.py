@@ -1,14 +1,14 @@
 """Time, memory and start-up of npcalc beside SchNetPack, MACE, NequIP and TorchANI, in one run.
 
-    python benchmarks/speed.py run ENVIRONMENTS [--rounds 2] [--only WORD ...]
+    python benchmarks/speed.py run ENVIRONMENTS [--rounds 2] [--only WORD,WORD ...]
     python benchmarks/speed.py table
 
 ENVIRONMENTS is a folder with the environments of the peers (each with torch 2.13.0): ``schnetpack`` (schnetpack 2.0.4,
 matscipy), ``mace`` (mace-torch 0.3.16), ``nequip`` (nequip 0.19.1, matscipy), ``torchani`` (torchani 2.9.0). Each case runs in a process of its own, cases
 alternate over the rounds, and nothing else may run beside them. An ASE step is the forces after all atoms have moved by
 some 0.01 A, neighbor list included; npcalc gives the dipole too, the peers do not. All networks have a cutoff of 5 A;
-npcalc is its `painn`, 64 channels, 3 layers, paired geometry, moving points, 8 radial functions: ``ethanol-fast`` (four
-points, trained) and the same with one point and random weights. TorchANI is one network of the form of ANI-2x, random
+npcalc is its `painn`, 64 channels, 3 layers, paired heads, moving points, 8 radial functions: ``ethanol-fast`` (``fast``,
+eight points, trained) and the same with one point and random weights (``one``), which is the paired geometry. TorchANI is one network of the form of ANI-2x, random
 weights, no vectors. A start is from the imported package to the first forces, with machine code in the cache; evaluation
 is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other; ``around`` is a
 step whose model returns at once: what calculator, ASE and displacements take, and ``ase empty`` the same of a calculator
@@ -37,7 +37,7 @@ from npcalc.files import new_file
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "speed.json"
 WATER = ("water-192", "water-1536", "water-12288")
-POTENTIALS = {"four": "npcalc, 4 points", "one": "npcalc, 1 point"}
+POTENTIALS = {"fast": "npcalc, `ethanol-fast`", "one": "npcalc, 1 point"}
 PEERS = {
     "schnetpack": "SchNetPack PaiNN, 64 channels, 3 layers",
     "mace": "MACE 64x0e, 2 layers",
@@ -55,15 +55,15 @@ def cases() -> list[str]:
         if what in ("ethanol", "aspirin", "water-192"):
             found += [f"{peer} peer {what} 1" for peer in PEERS]
     for what in ("ethanol", "water-192", "water-1536"):
-        found += [f"four {way} {what} 2" for way in ("compiled", "script")]
+        found += [f"fast {way} {what} 2" for way in ("compiled", "script")]
     for what in ("evaluate", "singly"):
-        found += [f"four {way} {what} {n}" for way in ("compiled", "script") for n in (1, 2)]
-    found += ["four compiled around 1", "ase empty around 1"]
-    found += ["four compiled start 1", "four script start 1"]
+        found += [f"fast {way} {what} {n}" for way in ("compiled", "script") for n in (1, 2)]
+    found += ["fast compiled around 1", "ase empty around 1"]
+    found += ["fast compiled start 1", "fast script start 1"]
     found += [f"accurate {way} ethanol 1" for way in ("compiled", "script")]
     found.append("accurate compiled water-192 1")
-    found += ["four compiled train 1", "one compiled train 1", "schnetpack peer train 1"]
-    return [*found, "four compiled water-100k 1", "four script water-100k 1", "core core core 1"]
+    found += ["fast compiled train 1", "one compiled train 1", "schnetpack peer train 1"]
+    return [*found, "fast compiled water-100k 1", "fast script water-100k 1", "core core core 1"]
 
 
 def random_potential(path: Path) -> None:
@@ -92,13 +92,13 @@ def run_case(case: str, folder: Path) -> None:
     points, way, what, threads = case.split()
     torch.set_num_threads(int(threads))
     compiled = way == "compiled"
-    names = {"four": "ethanol-fast", "accurate": "ethanol", "one": str(folder / "one.pt")}
+    names = {"fast": "ethanol-fast", "accurate": "ethanol", "one": str(folder / "one.pt")}
     name = names.get(points, "")
     if what == "core":
         core_case()
         return
     if what == "train":
-        train_case(4 if points == "four" else 1)
+        train_case({} if points == "fast" else {"n_points": 1})
         return
     if what in ("evaluate", "singly"):
         from npcalc.data import DataSet
@@ -186,13 +186,16 @@ def core_case() -> None:
     report(product, gflops=round(gflops), copy_GB_s=copied, processor=name)
 
 
-def limit(points: int, edges: int, gflops: float) -> float:
-    """Time in ms of the products of filters alone: 3 layers, 8 functions, 4 x 64 filters, each pair once."""
-    functions = 8 * (2 + 2 * (1 + 3 * points))  # in the first layer all points are still
+def limit(edges: int, gflops: float) -> float:
+    """Time in ms of the products of filters alone: 3 layers, 8 functions, 4 x 64 filters, each pair once.
+
+    It is the same for any number of points, of which a channel sees one.
+    """
+    functions = 8 * (2 + 2 * 4)  # in the first layer all points are still
     return 3 * 2 * functions * 256 * edges / 2 / gflops / 1e6
 
 
-def train_case(points: int) -> None:
+def train_case(changes: dict) -> None:
     """A compiled training step of the network of ``ethanol-fast`` on ten structures."""
     import tempfile
 
@@ -204,7 +207,7 @@ def train_case(points: int) -> None:
     config = load_config(HERE.parent / "potentials" / "ethanol-fast" / "train.yaml")
     training = config.training.model_copy(update={"batch_size": 10, "threads": 1})
     with tempfile.TemporaryDirectory() as output:
-        model = config.model.model_copy(update={"n_points": points})
+        model = config.model.model_copy(update=changes)
         more = {"training": training, "output": Path(output), "model": model}
         trainer = Trainer(config.model_copy(update=more))
         rng = np.random.default_rng(0)
@@ -225,9 +228,9 @@ def run(environments: Path, rounds: int, only: list[str]) -> None:
     folder.mkdir(exist_ok=True)
     if not (folder / "one.pt").exists():
         random_potential(folder / "one.pt")
-    chosen = [c for c in cases() if all(w in c for w in only)]
+    chosen = [c for c in cases() if all(any(w in c for w in words.split(",")) for words in only)]
     # What is compiled once on a machine is compiled before the clock starts.
-    prepare = [(who, "compiled", "ethanol", "1") for who in ("one", "four", "accurate")]
+    prepare = [(who, "compiled", "ethanol", "1") for who in ("one", "fast", "accurate")]
     known = {c for c in chosen if "compiled" in c}
     for case in (" ".join(p) for p in prepare):
         if any(c.split()[0] == case.split()[0] for c in known):
@@ -275,12 +278,12 @@ def table() -> None:
     lines = [
         "# Speed", "",
         f"Medians of single steps, ms; float32, one thread unless said. {', '.join(versions)}. Ratio: time of the peer over",
-        "that of npcalc, compiled / not compiled, four points. Peers run as their calculators do by default, not compiled:",
+        "that of npcalc, compiled / not compiled, `ethanol-fast`. Peers run as their calculators do by default, not compiled:",
         "the second number compares like with like. The model alone was timed apart from the steps. What the cases are",
         "stands in `speed.py`.", "",
         "## One ASE step, forces (and dipole of npcalc)", "",
-        "| structure | edges | npcalc 4 points, compiled / not | model alone | limit | npcalc 1 point, compiled / not | limit | SchNetPack PaiNN | ratio | MACE 64x0e | ratio | NequIP l = 1 | ratio | ANI-2x | ratio |",
-        "| --- " * 15 + "|",
+        "| structure | edges | `ethanol-fast`, compiled / not | model alone | npcalc 1 point, compiled / not | limit | SchNetPack PaiNN | ratio | MACE 64x0e | ratio | NequIP l = 1 | ratio | ANI-2x | ratio |",
+        "| --- " * 14 + "|",
     ]  # fmt: skip
     gflops = rows["core core core 1"]["gflops"]
     for what in ("ethanol", "aspirin", *WATER):
@@ -289,21 +292,20 @@ def table() -> None:
             for p in POTENTIALS
             for w in ("compiled", "script")
         }
-        if not ours["four", "compiled"]:
+        if not ours["fast", "compiled"]:
             continue
-        edges = ours["four", "compiled"]["edges"]
+        edges = ours["fast", "compiled"]["edges"]
         cells = [what, str(edges)]
-        cells += [" / ".join(ms(ours["four", w]) for w in ("compiled", "script"))]
-        cells += [" / ".join(f"{ours['four', w]['model_ms']:.3g}" for w in ("compiled", "script"))]
-        cells.append(f"{limit(4, edges, gflops):.2g}")
+        cells += [" / ".join(ms(ours["fast", w]) for w in ("compiled", "script"))]
+        cells += [" / ".join(f"{ours['fast', w]['model_ms']:.3g}" for w in ("compiled", "script"))]
         cells += [" / ".join(ms(ours["one", w]) for w in ("compiled", "script"))]
-        cells.append(f"{limit(1, edges, gflops):.2g}")
+        cells.append(f"{limit(edges, gflops):.2g}")
         for peer in PEERS:
             other = rows.get(f"{peer} peer {what} 1")
             cells.append(ms(other))
             cells.append(
                 " / ".join(
-                    f"{other['median_ms'] / ours['four', w]['median_ms']:.2f}"
+                    f"{other['median_ms'] / ours['fast', w]['median_ms']:.2f}"
                     for w in ("compiled", "script")
                 )
                 if other
@@ -322,7 +324,7 @@ def table() -> None:
                 power = math.log(large["median_ms"] / small["median_ms"]) / math.log(64)
                 lines.append(f"- {name}, {way}: {power:.3f}")
     names = {
-        "four around": "calculator, ASE and displacements around a model that returns at once",
+        "fast around": "calculator, ASE and displacements around a model that returns at once",
         "ase around": "the same of a calculator made as ASE's manual says, whose results are zeros",
         "accurate ethanol": "step of the potential `ethanol` (nequip, 48 channels), compiled / not",
         "accurate water-192": "the same for 192 atoms of water, compiled",
@@ -334,13 +336,13 @@ def table() -> None:
         lines.append(f"- {name}: {' / '.join(ms(row) for row in found if row)}")
     lines += ["", "## Training, and many structures at once", ""]
     pairs = [
-        ("training step of SchNetPack over that of npcalc, 4 points", "schnetpack peer train 1", "four compiled train 1"),
+        ("training step of SchNetPack over that of `ethanol-fast`", "schnetpack peer train 1", "fast compiled train 1"),
         ("the same, 1 point", "schnetpack peer train 1", "one compiled train 1"),
     ]  # fmt: skip
     for n, threads in ((1, "one thread"), (2, "two threads")):
         for way, how in (("compiled", "compiled"), ("script", "not compiled")):
-            name = f"one by one over all at once, 4 points, {how}, {threads}"
-            pairs.append((name, f"four {way} singly {n}", f"four {way} evaluate {n}"))
+            name = f"one by one over all at once, `ethanol-fast`, {how}, {threads}"
+            pairs.append((name, f"fast {way} singly {n}", f"fast {way} evaluate {n}"))
     for name, over, under in pairs:
         if over in rows and under in rows:
             a, b = (rows[case]["median_ms"] for case in (over, under))
@@ -363,7 +365,7 @@ def main() -> None:
     runner = commands.add_parser("run")
     runner.add_argument("environments", type=Path)
     runner.add_argument("--rounds", type=int, default=2)
-    runner.add_argument("--only", nargs="*", default=[], help="words that a case must have")
+    runner.add_argument("--only", nargs="*", default=[], help="what a case must have: word or word,word, one of these")
     single = commands.add_parser("case")
     single.add_argument("case")
     single.add_argument("folder", type=Path)

@@ -120,8 +120,9 @@ class NPCalculator(Calculator):
         graph = self.graph(self.atoms)
         self.results = self._first_order(graph)
         if "born_effective_charges" in wanted:
+            # Not among the results: ASE's writer of extended XYZ cannot write (n_atoms, 3, 3).
             born = self.potential.born_effective_charges(graph)
-            self.results["born_effective_charges"] = born.cpu().numpy()
+            self._atomic["born_effective_charges"] = born.cpu().numpy()
 
     def _remember(self, atoms: Atoms, system_changes: list[str]) -> None:
         """Keeps a copy of the structure, of its arrays alone where no more has changed."""
@@ -278,7 +279,14 @@ class NPCalculator(Calculator):
             raise PropertyNotImplementedError(
                 "stress needs a cell with three lattice vectors (a volume); set atoms.cell"
             )
-        return super().get_property(name, atoms, allow_calculation)
+        if name != "born_effective_charges":
+            return super().get_property(name, atoms, allow_calculation)
+        changes = self.check_state(structure)
+        if changes or name not in self._atomic:
+            if not allow_calculation:
+                return None
+            self.calculate(structure, [name], changes)
+        return self._atomic[name].copy()
 
     def _require(self, name: str) -> None:
         if name not in self.implemented_properties:

@@ -114,6 +114,8 @@ class ModelConfig(BaseModel):
             raise ValueError("formal_charges need charges: formal or increments, got 'none'")
         if self.charges == "formal" and not self.formal_charges:
             raise ValueError("charges: formal needs formal_charges, a charge for each element")
+        if self.formal_weights and self.electron_weight != "formal":
+            raise ValueError("formal_weights need electron_weight: formal, got 'learned'")
         if self.electron_weight == "formal" and self.polarization == "moving":
             missing = [e for e in self.elements if e not in self.formal_weights]
             if missing:

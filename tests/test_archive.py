@@ -232,3 +232,23 @@ def test_damaged_or_newer_card(saved, tmp_path, change, match):
 def test_unknown_dtype(saved):
     with pytest.raises(ValueError, match="expected float32 or float64"):
         npcalc.load_potential(saved[1], dtype="float16")
+
+
+def test_one_wrong_bit_anywhere_is_found(saved):
+    """Also in what torch reads without looking at the checksums."""
+    _, path = saved
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entries = [e for e in archive.infolist() if e.compress_size > 100]
+    assert len(entries) > 5
+    for entry in entries:
+        spoilt = bytearray(whole)
+        # Past the header of 30 bytes, the name, and what pads it to a multiple of 64 bytes.
+        start = entry.header_offset + 30 + len(entry.filename)
+        start += int.from_bytes(
+            whole[entry.header_offset + 28 : entry.header_offset + 30], "little"
+        )
+        spoilt[start + entry.compress_size // 2] ^= 4
+        path.write_bytes(bytes(spoilt))
+        with pytest.raises(ArchiveError, match="damaged"):
+            npcalc.load_potential(path)

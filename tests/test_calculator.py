@@ -3,6 +3,7 @@
 import pickle
 import warnings
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -271,3 +272,23 @@ def test_each_composition_is_warned_of():
     for name in ("CH4", "H2O"):
         with pytest.warns(DomainWarning, match="trained"):
             calculator.get_potential_energy(molecule(name))
+
+
+def test_born_charges_do_not_keep_a_structure_from_being_written(tmp_path):
+    atoms = ethanol()
+    atoms.calc = NPCalculator(make_potential("painn", "geometry"))
+    atoms.get_potential_energy()
+    assert atoms.calc.get_property("born_effective_charges", atoms, allow_calculation=False) is None
+    born = atoms.calc.get_born_effective_charges(atoms)
+    ase.io.write(tmp_path / "a.xyz", atoms)
+    assert ase.io.read(tmp_path / "a.xyz").get_forces() == pytest.approx(atoms.get_forces())
+    again = atoms.calc.get_property("born_effective_charges", atoms, allow_calculation=False)
+    np.testing.assert_array_equal(again, born)
+    atoms.positions[0] += 0.1
+    assert np.abs(atoms.calc.get_born_effective_charges(atoms) - born).max() > 1e-4
+
+
+def test_a_pickled_calculator_knows_its_file(tmp_path):
+    make_potential("painn", "geometry").save(tmp_path / "p.pt")
+    calculator = NPCalculator(tmp_path / "p.pt")
+    assert pickle.loads(pickle.dumps(calculator)).identity == calculator.identity

@@ -31,6 +31,7 @@ def run(tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.filterwarnings("ignore:the mean temperature")  # after half a picosecond
 def test_md_resume_and_ir(run, tmp_path):
     run("md ethanol -p ethanol-fast --steps 600 -q -o t.h5 --stride cell=50 --stride dipole=1")
     output = run("md ethanol --steps 1200 -q -o t.h5 --resume --temperature 900", code=1)
@@ -182,3 +183,34 @@ def test_memory_is_kept():
         command = [sys.executable, "-c", script.format(call)]
         found.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
     assert found[1] < 0.2 * found[0]
+
+
+@pytest.mark.filterwarnings("ignore::npcalc.DomainWarning")
+def test_velocities_of_a_file(run):
+    """They are used, and said to be, unless a temperature or a seed is asked for."""
+    run("md ethanol -p ethanol-fast --steps 100 -q -o hot.h5 --ensemble nve --temperature 600")
+    run("frames hot.h5 -o hot.xyz")
+    nve = "md hot.xyz -p ethanol-fast --steps 10 -q --ensemble nve"
+    assert "velocities are those in hot.xyz" in run(f"{nve} -o a.h5")
+    assert "velocities" not in run(f"{nve} -o b.h5 --temperature 50")
+    run("relax hot.xyz -p ethanol-fast -o r.xyz --fmax 0.05")
+    assert "velocities" not in run("md r.xyz -p ethanol-fast --steps 10 -q -o c.h5")
+    first = []
+    for name in "ab":
+        with Trajectory(f"{name}.h5") as trajectory:
+            first.append(trajectory.values("temperature")[0])
+    assert first[0] > 200.0
+    assert first[1] < 150.0
+    assert "--friction is that of Langevin" in run(f"{nve} -o d.h5 --friction 5", code=1)
+
+
+def test_resume_with_another_structure(run, tmp_path):
+    run("md ethanol -p ethanol-fast --steps 10 -q -o t.h5 --stride positions=0")
+    output = run("md water --steps 20 -q -o t.h5 --resume", code=1)
+    assert "is a run of C2H6O, water is H2O" in output
+    assert "20 steps" in run("md gone.xyz --steps 20 -q -o t.h5 --resume")
+
+
+def test_formats_that_cannot_hold_a_molecule(run, tmp_path):
+    assert "VASP's format needs a cell" in run("relax ethanol -o r.vasp", code=1)
+    assert not (tmp_path / "r.vasp").exists()

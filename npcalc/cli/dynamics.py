@@ -2,9 +2,12 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 from .common import (
     CompileOption,
@@ -76,7 +79,11 @@ def md(
         float | None, typer.Option(help="Langevin friction in 1/ps; 1 by default.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of velocities and thermostat; 0 by default.")
+        int | None,
+        typer.Option(
+            help="Seed of velocities and thermostat; 0 by default. Given as well as a temperature it "
+            "replaces velocities that the file has."
+        ),
     ] = None,
     stride: Annotated[
         list[str] | None, typer.Option(help="QUANTITY=STEPS, repeatable; 0 leaves it out.")
@@ -91,7 +98,7 @@ def md(
 ) -> None:
     """Molecular dynamics to an HDF5 trajectory with dipoles."""
     from .. import NPCalculator
-    from ..md import MDSettings, Trajectory, read_structure, run_md
+    from ..md import MDSettings, Trajectory, run_md
 
     use_threads(threads)
     with errors():
@@ -102,7 +109,12 @@ def md(
                 settings, made_with = trajectory.settings, trajectory.calculator
         else:
             must_be_free(output, endings=(".h5", ".hdf5"))
-        atoms = read_structure(structure)
+        atoms = _start(structure, output, resume)
+        if not resume and atoms.has("momenta"):
+            if temperature is not None or seed is not None:
+                del atoms.arrays["momenta"]
+            else:
+                typer.echo(f"velocities are those in {structure}", err=True)
         if compile is None:
             compile = made_with.get("compile", steps * len(atoms) >= LONG_RUN)
         calculator = NPCalculator(
@@ -119,6 +131,10 @@ def md(
             "seed": seed,
         }
         settings |= {name: value for name, value in given.items() if value is not None}
+        if settings["ensemble"] == "nve" and friction is not None:
+            raise ValueError(
+                "--friction is that of Langevin dynamics: leave it out with --ensemble nve"
+            )
         has_dipole = "dipole" in calculator.implemented_properties
         settings["strides"] = _strides(settings["strides"], stride, has_dipole)
         last = run_md(
@@ -134,6 +150,30 @@ def md(
             f"{output}: {steps} steps, {last.info['temperature_K']:.0f} K, "
             f"{last.get_potential_energy():.4f} eV at the end"
         )
+
+
+def _start(structure: str, output: Path, resume: bool) -> "Atoms":
+    """The structure to begin with; of a run to resume it is in the trajectory, and is compared.
+
+    Raises:
+        ValueError: The trajectory is one of other atoms.
+    """
+    from ..md import Trajectory, read_structure
+
+    if not resume:
+        return read_structure(structure)
+    with Trajectory(output) as trajectory:
+        stored = trajectory.start
+    try:
+        given = read_structure(structure)
+    except (OSError, ValueError):
+        return stored  # the file may have gone since
+    if given.numbers.tolist() != stored.numbers.tolist():
+        raise ValueError(
+            f"{str(output)!r} is a run of {stored.get_chemical_formula()}, {structure} is "
+            f"{given.get_chemical_formula()}: give the structure that it began with"
+        )
+    return stored
 
 
 def _strides(defaults: dict[str, int], given: list[str] | None, has_dipole: bool) -> dict[str, int]:
@@ -175,6 +215,11 @@ def relax(
     with errors():
         must_be_free(output, endings=STRUCTURE_FILES)
         atoms = read_structure(structure)
+        if output.suffix.lower() == ".vasp" and atoms.cell.rank < 3:
+            raise ValueError(
+                f"{str(output)!r}: VASP's format needs a cell; take .xyz for a molecule"
+            )
+        atoms.arrays.pop("momenta", None)  # those of the file are not of the relaxed structure
         atoms.calc = NPCalculator(potential)
         try:
             taken = relax_atoms(atoms, fmax, steps, cell)

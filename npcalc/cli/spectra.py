@@ -76,4 +76,6 @@ def harmonic(
         for frequency, intensity in zip(lines.frequencies, lines.intensities, strict=True):
             typer.echo(f"{frequency:8.1f} {intensity:8.1f}")
         if output is not None:
+            if len(lines.frequencies) == 0:
+                raise ValueError(f"{structure} has no modes to plot")
             plot_spectrum(output, None, lines)

@@ -58,6 +58,7 @@ class DataSet:
         pbc: Periodic directions, shape (n_structures, 3).
         labels: Labels by name, see `LABELS`.
         provenance: Free text by key: origin, level of theory, licence and so on.
+        places: Where the structures stood in the file of which they are a part, shape (n_structures,).
     """
 
     n_atoms: NDArray[np.int64]
@@ -67,6 +68,7 @@ class DataSet:
     pbc: NDArray[np.bool_]
     labels: dict[str, Label]
     provenance: dict[str, str] = field(default_factory=dict)
+    places: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         total = int(self.n_atoms.sum())
@@ -108,6 +110,10 @@ class DataSet:
 
     def __len__(self) -> int:
         return len(self.n_atoms)
+
+    def place(self, index: int) -> int:
+        """Where a structure stood in the file of which this may be a part, counted from 0."""
+        return index if self.places is None else int(self.places[index])
 
     @property
     def offsets(self) -> NDArray[np.int64]:
@@ -161,6 +167,7 @@ class DataSet:
             cell=self.cell[index],
             pbc=self.pbc[index],
             labels=labels,
+            places=index if self.places is None else self.places[index],
         )
 
     def atoms(self, index: int) -> Atoms:
@@ -233,24 +240,32 @@ class DataSet:
             FileNotFoundError: There is no such file.
             ValueError: The file is not such a data set, or of a newer format, or damaged.
         """
+        name = os.fspath(path)
         if not Path(path).exists():
-            raise FileNotFoundError(f"no data set {os.fspath(path)!r}")
+            raise FileNotFoundError(f"no data set {name!r}")
         try:
             file = h5py.File(path, "r")
         except OSError as error:
-            raise ValueError(f"{os.fspath(path)!r} is not a readable HDF5 file: {error}") from error
+            raise ValueError(f"{name!r} is not a readable HDF5 file: {error}") from error
+        try:
+            return cls._read(file, name)
+        except (KeyError, OSError) as error:
+            raise ValueError(f"the data set {name!r} is damaged: {error}") from error
+
+    @classmethod
+    def _read(cls, file: h5py.File, name: str) -> "DataSet":
         with file:
             if file.attrs.get("format") != "npcalc data set":
-                raise ValueError(f"{os.fspath(path)!r} is HDF5, but not an npcalc data set")
+                raise ValueError(f"{name!r} is HDF5, but not an npcalc data set")
             if file.attrs["version"] > FORMAT:
                 raise ValueError(
-                    f"{os.fspath(path)!r} has format {file.attrs['version']}, this npcalc reads up "
+                    f"{name!r} has format {file.attrs['version']}, this npcalc reads up "
                     f"to {FORMAT}: update npcalc"
                 )
             n_atoms = file["n_atoms"][...].astype(np.int64)
             labels = {
-                name: _read_label(group, name, n_atoms)
-                for name, group in file.get("labels", {}).items()
+                label: _read_label(group, label, n_atoms)
+                for label, group in file.get("labels", {}).items()
             }
             prefix = "provenance_"
             return cls(

@@ -212,7 +212,15 @@ def read_data(
     source = Path(path)
     if not source.exists():
         raise FileNotFoundError(f"no data file {os.fspath(path)!r}")
-    if source.suffix in (".h5", ".hdf5"):
+    for what in units or {}:
+        if what not in ("energy", "length", "dipole"):
+            raise ValueError(f"unit of {what!r}: expected that of energy, length or dipole")
+    ending = source.suffix.lower()
+    if ending in (".h5", ".hdf5"):
+        if units:
+            raise ValueError(
+                f"{os.fspath(path)!r} says its own units: leave out those given ({', '.join(units)})"
+            )
         data = DataSet.load(source)
         for name, key in (keys or {}).items():
             if name != key or key not in data.labels:
@@ -226,13 +234,16 @@ def read_data(
                     f"{os.fspath(path)!r} has {name!r} in {data.labels[name].unit!r}, expected {unit!r}"
                 )
         return data
-    for what in units or {}:
-        if what not in ("energy", "length", "dipole"):
-            raise ValueError(f"unit of {what!r}: expected that of energy, length or dipole")
     given = {f"{what}_unit": unit for what, unit in (units or {}).items()}
-    if source.suffix == ".npz":
+    if ending == ".npz":
         return read_npz(source, keys, **given, properties=properties)
-    frames = ase.io.read(source, index=":")
+    try:
+        frames = ase.io.read(source, index=":")
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(
+            f"{os.fspath(path)!r} holds no structures that ASE can read: {reason}"
+        ) from error
     return from_atoms(
         frames if isinstance(frames, list) else [frames], keys, **given, properties=properties
     )

@@ -30,9 +30,11 @@ def random_split(n: int, sizes: list[int], seed: int) -> list[NDArray[np.int64]]
 
 
 def fit_reference_energies(data: DataSet) -> dict[int, float]:
-    """Energy per element by least squares of the energies on the compositions.
+    """Energy per element: that of its isolated atom if the data have it, else by least squares.
 
-    The solution of smallest norm is taken, so a data set of one composition gives values whose
+    A structure of one atom has no interactions, so its energy is the reference energy of its element.
+    Those of the other elements are a least-squares fit of what is left of the energies on the
+    compositions. The solution of smallest norm is taken, so a data set of one composition gives values whose
     sum over its formula is right, though each of them has no meaning by itself.
 
     Args:
@@ -46,6 +48,13 @@ def fit_reference_energies(data: DataSet) -> dict[int, float]:
     rows = np.repeat(np.arange(len(data)), data.n_atoms)
     counts = np.zeros((len(data), len(elements)))
     np.add.at(counts, (rows, np.searchsorted(elements, data.numbers)), 1.0)
-    use = label.present
-    solution = np.linalg.lstsq(counts[use], label.values[use], rcond=None)[0]
+    alone = label.present & (data.n_atoms == 1) & ~data.pbc.any(1)
+    known = counts[alone].sum(0) > 0
+    solution = np.zeros(len(elements))
+    for k in np.flatnonzero(known):
+        solution[k] = label.values[alone & (counts[:, k] > 0)].mean()
+    use = label.present & ~alone
+    if use.any():
+        rest = label.values[use] - counts[use] @ solution
+        solution[~known] = np.linalg.lstsq(counts[use][:, ~known], rest, rcond=None)[0]
     return {z: float(e) for z, e in zip(elements, solution, strict=True)}

@@ -177,6 +177,10 @@ class _Run:
             thermalize_momenta(atoms, temperature_K=settings.temperature_K, rng=self.rng)
             if rest:
                 Stationary(atoms)
+        elif rest:
+            Stationary(
+                atoms, preserve_temperature=False
+            )  # the constraint would stop a drift at step 1
         atoms.calc = calculator
         self.integrator = self._integrator()
 

@@ -123,6 +123,14 @@ def write_structure(path: str | os.PathLike[str], atoms: Atoms | list[Atoms]) ->
 
     Raises:
         FileExistsError: The file exists.
+        ValueError: The format cannot hold them.
     """
     with new_file(path) as partial:
-        ase.io.write(partial, atoms)
+        try:
+            ase.io.write(partial, atoms)
+        except OSError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"{os.fspath(path)!r}: its format cannot hold the structure ({_reason(error)}); .xyz can"
+            ) from error

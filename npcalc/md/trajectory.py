@@ -50,6 +50,11 @@ class Trajectory:
             raise FileNotFoundError(f"no trajectory {os.fspath(path)!r}")
         try:
             self.file = h5py.File(path, mode)
+        except BlockingIOError as error:
+            raise TrajectoryError(
+                f"{os.fspath(path)!r} is open in another process: a run that writes it, or one that "
+                f"reads it while this is to go on; wait for its end"
+            ) from error
         except OSError as error:
             raise TrajectoryError(
                 f"{os.fspath(path)!r} is not a readable HDF5 file: {error}"
@@ -106,7 +111,9 @@ class Trajectory:
             for name, stride in strides.items():
                 spec = FIELDS[name]
                 shape = (n, *spec.shape) if spec.level == "atom" else spec.shape
-                rows = max(1, 65536 // (8 * max(int(np.prod(shape)), 1)))
+                # Chunks of up to a MiB, what h5py keeps in memory: a kill while HDF5 divides a node of
+                # the index of chunks loses the quantity, and of large chunks it has few.
+                rows = max(1, 2**20 // (8 * max(int(np.prod(shape)), 1)))
                 group = file.create_group(name)
                 group.attrs["stride"] = stride
                 values = group.create_dataset(
@@ -160,6 +167,16 @@ class Trajectory:
         return int(self.file[f"state/{current}"].attrs["step"]) if current >= 0 else 0
 
     @property
+    def start(self) -> Atoms:
+        """Structure in the first of the two states, of the atoms of this run."""
+        return Atoms(
+            self.file["atoms/numbers"][...],
+            self.file["state/0/positions"][...],
+            cell=self.file["state/0/cell"][...],
+            pbc=self.file["atoms/pbc"][...],
+        )
+
+    @property
     def timestep_fs(self) -> float:
         """Time step in fs."""
         return float(self.file.attrs["timestep_fs"])
@@ -181,11 +198,16 @@ class Trajectory:
         """
         if name not in self.quantities:
             raise KeyError(f"the trajectory has no {name!r}; it has: {', '.join(self.quantities)}")
-        return self.file[name]["values"][...]
+        return self.file[name]["values"][: self._length(name)]
+
+    def _length(self, name: str) -> int:
+        """Complete values of a quantity: a kill may leave more steps than values, or fewer."""
+        group = self.file[name]
+        return min(len(group["step"]), len(group["values"]))
 
     def times_fs(self, name: str) -> Array:
         """Time of each value of a quantity in fs, shape (n,)."""
-        return self.file[name]["step"][...] * self.timestep_fs
+        return self.file[name]["step"][: self._length(name)] * self.timestep_fs
 
     def atoms(self, index: int = -1) -> Atoms:
         """Structure at one of the stored positions.
@@ -224,7 +246,7 @@ class Trajectory:
         rows: dict[int, int] = {}
         if "velocities" in self.quantities:
             rows = {int(step): row for row, step in enumerate(self.file["velocities/step"][...])}
-        steps = self.file["positions/step"][...]
+        steps = self.file["positions/step"][: self._length("positions")]
         found = []
         for index in range(0, len(steps), every):
             atoms = self.atoms(index)
@@ -288,10 +310,16 @@ class Trajectory:
             )
         group = self.file[f"state/{current}"]
         step = int(group.attrs["step"])
-        for name in self.quantities:
-            kept = int(np.searchsorted(self.file[name]["step"][...], step, side="right"))
-            for key in ("step", "values"):
-                self.file[name][key].resize(kept, axis=0)
+        try:
+            for name in self.quantities:
+                kept = int(np.searchsorted(self.file[name]["step"][...], step, side="right"))
+                for key in ("step", "values"):
+                    self.file[name][key].resize(kept, axis=0)
+        except (OSError, RuntimeError) as error:
+            raise TrajectoryError(
+                f"{self.file.filename!r} is damaged ({error}): its run was killed while it was being "
+                f"written. Start a new run, from the last of its frames (npcalc frames) if they can be read"
+            ) from error
         atoms = Atoms(
             self.file["atoms/numbers"][...],
             group["positions"][...],

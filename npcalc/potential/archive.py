@@ -145,6 +145,9 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[Card, dict[str, torch.Te
                 raise ArchiveError(
                     f"{name!r} is not an npcalc potential: it holds no {CARD} and {WEIGHTS}"
                 )
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise ArchiveError(f"{name!r} is damaged in {damaged!r}: get the file again")
             raw_card = archive.read(inside[CARD])
             raw_weights = archive.read(inside[WEIGHTS])
     except (zipfile.BadZipFile, EOFError) as error:

@@ -77,7 +77,8 @@ class Potential:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles, for other processes, what it is made of; compiled code stays in the cache."""
         weights = {k: v.detach().cpu() for k, v in self.weights.items()}
-        return Potential, (self.card, weights, str(self.device), self.dtype)
+        made_of = (self.card, weights, str(self.device), self.dtype)
+        return Potential, made_of, {"source": self.source}
 
     @property
     def sha256(self) -> str:

@@ -1,5 +1,6 @@
 """Normal modes and harmonic infrared intensities from a Hessian and Born charges."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,8 @@ def rigid_motions(atoms: Atoms) -> Array:
         arms = atoms.positions - atoms.get_center_of_mass()
         rows += [(root[:, None] * np.cross(axis, arms)).ravel() for axis in np.eye(3)]
     _, size, vectors = np.linalg.svd(np.array(rows), full_matrices=False)
-    return vectors[size > 1e-6 * size.max()]
+    # A relaxed linear molecule is bent by some 1e-5 A, and rotates about its axis no more for that.
+    return vectors[size > 1e-3 * size.max()]
 
 
 def harmonic_spectrum(atoms: Atoms, hessian: Array, born_charges: Array) -> HarmonicSpectrum:
@@ -92,5 +94,11 @@ def calculate_harmonic_spectrum(atoms: Atoms) -> HarmonicSpectrum:
         The modes.
     """
     calculator: Any = atoms.calc
+    if atoms.constraints:
+        warnings.warn(
+            "the structure has constraints, which normal modes do not know: they are those of all atoms "
+            "moving freely, and mean something only where all forces vanish",
+            stacklevel=2,
+        )
     born = calculator.get_born_effective_charges(atoms)
     return harmonic_spectrum(atoms, calculator.get_hessian(atoms), born)

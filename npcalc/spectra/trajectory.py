@@ -1,12 +1,56 @@
 """The spectrum of a trajectory file, and its table."""
 
 import os
+import warnings
 
 import numpy as np
 
 from ..files import new_file
 from ..md import Trajectory
 from .infrared import Spectrum, infrared_spectrum
+
+BLOCKS = 10
+"""Parts of a run whose scatter tells the error of its mean temperature."""
+
+
+def run_temperature(trajectory: Trajectory, skip_ps: float = 0.0) -> float:
+    """Temperature of a run in K: that of its thermostat, or the mean kinetic one where it has none.
+
+    Warns where the mean kinetic temperature is not that of the thermostat: the run was too short, or
+    its friction too weak, for the thermostat to reach it.
+
+    Args:
+        trajectory: The run.
+        skip_ps: Time to leave out at the start, in ps.
+
+    Raises:
+        ValueError: A run without thermostat has no temperatures.
+    """
+    settings, measured = trajectory.settings, np.zeros(0)
+    if "temperature" in trajectory.quantities:
+        late = trajectory.times_fs("temperature") >= 1000.0 * skip_ps
+        measured = trajectory.values("temperature")[late]
+    # The temperature of the settings is that of the initial velocities alone.
+    if settings["ensemble"] == "nve" or settings["friction_per_ps"] == 0.0:
+        if len(measured) == 0:
+            raise ValueError(
+                f"{trajectory.file.filename!r} is a run without thermostat and without recorded "
+                f"temperature, which the intensities are proportional to: give temperature_K "
+                f"(--temperature)"
+            )
+        return float(measured.mean())
+    wanted = float(settings["temperature_K"])
+    if len(measured) >= BLOCKS:
+        means = np.array([part.mean() for part in np.array_split(measured, BLOCKS)])
+        off, error = abs(means.mean() - wanted), means.std(ddof=1) / BLOCKS**0.5
+        if off > 0.2 * wanted and off > 4.0 * error:
+            warnings.warn(
+                f"the mean temperature is {means.mean():.0f} K, that of the thermostat {wanted:.0f} K: "
+                f"run longer or with more friction, or give the temperature (--temperature); "
+                f"intensities are proportional to it",
+                stacklevel=3,
+            )
+    return wanted
 
 
 def trajectory_spectrum(
@@ -22,8 +66,7 @@ def trajectory_spectrum(
     Args:
         path: Trajectory.
         skip_ps: Time to leave out at the start, in ps.
-        temperature_K: Temperature; by default that of the thermostat, or the mean kinetic one of a
-            run without, after ``skip_ps``.
+        temperature_K: Temperature, see `run_temperature` for the default.
         resolution: Width of a sharp line in 1/cm.
         window: Window of ``scipy.signal.get_window``.
         correction: Quantum correction.
@@ -42,18 +85,13 @@ def trajectory_spectrum(
         times = trajectory.times_fs("dipole")
         dipoles = trajectory.values("dipole")[times >= 1000.0 * skip_ps]
         interval = trajectory.stride("dipole") * trajectory.timestep_fs
+        if len(dipoles) == 0:
+            raise ValueError(
+                f"{os.fspath(path)!r} has no dipoles after its first {skip_ps} ps: run longer, or leave "
+                f"out less (--skip)"
+            )
         if temperature_K is None:
-            settings = trajectory.settings
-            temperature_K = float(settings["temperature_K"])
-            if settings["ensemble"] == "nve":
-                # The temperature of the settings is that of the initial velocities alone.
-                if "temperature" not in trajectory.quantities:
-                    raise ValueError(
-                        f"{os.fspath(path)!r} is an NVE run without recorded temperature, which the "
-                        f"intensities are proportional to: give temperature_K (--temperature)"
-                    )
-                late = trajectory.times_fs("temperature") >= 1000.0 * skip_ps
-                temperature_K = float(trajectory.values("temperature")[late].mean())
+            temperature_K = run_temperature(trajectory, skip_ps)
     try:
         return infrared_spectrum(dipoles, interval, temperature_K, resolution, window, correction)
     except ValueError as error:

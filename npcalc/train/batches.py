@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -135,16 +136,17 @@ class Batches:
             rows = slice(self.offsets[k], self.offsets[k + 1])
             positions = data.positions[rows]
             periodic = data.cell[k][data.pbc[k]]
-            if np.linalg.matrix_rank(periodic) < len(periodic):
+            # Of an empty matrix older versions of numpy do not know the rank.
+            if len(periodic) and np.linalg.matrix_rank(periodic) < len(periodic):
                 raise ValueError(
-                    f"structure {k} of the data is periodic in {len(periodic)} directions, but their "
+                    f"structure {data.place(k)} is periodic in {len(periodic)} directions, but their "
                     f"lattice vectors are zero or dependent: {periodic.tolist()}"
                 )
             edge_index, shifts = neighbor_list(positions, data.cell[k], data.pbc[k], cutoff)
             vector = positions[edge_index[1]] - positions[edge_index[0]] + shifts @ data.cell[k]
             if len(vector) and (vector**2).sum(1).min() < SHORTEST_DISTANCE**2:
                 raise ValueError(
-                    f"structure {k} of the data has two atoms nearer than {SHORTEST_DISTANCE} A"
+                    f"structure {data.place(k)} has two atoms nearer than {SHORTEST_DISTANCE} A"
                 )
             index.append(edge_index)
             vectors.append(vector)
@@ -255,10 +257,15 @@ def species_index(data: DataSet, elements: list[int]) -> NDArray[np.int64]:
     Raises:
         ValueError: The data have an element that is not among them.
     """
-    unknown = sorted(set(data.elements) - set(elements))
-    if unknown:
+    unknown = ~np.isin(data.numbers, elements)
+    if unknown.any():
+        row = int(np.flatnonzero(unknown)[0])
+        found = chemical_symbols[data.numbers[row]]
+        place = data.place(int(np.searchsorted(data.offsets, row, side="right")) - 1)
+        known = ", ".join(chemical_symbols[z] for z in elements)
         raise ValueError(
-            f"the data has atomic numbers {unknown} that the model does not know: {elements}"
+            f"structure {place} has {found}, the model knows {known}: those of the training structures, "
+            f"unless model.elements lists them; give it all that occur"
         )
     order = np.argsort(elements)
     return order[np.searchsorted(np.asarray(elements)[order], data.numbers)]

@@ -67,6 +67,7 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
         ValueError: It is another run.
     """
     free: Any = {
+        "name": True,
         "output": True,
         "card": True,
         "data": {"train", "validation", "test", "split_file"},  # a hash guards the content
@@ -79,7 +80,13 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
             "threads",
         },
     }
-    stored = TrainConfig.model_validate_json(path.read_text())
+    try:
+        stored = TrainConfig.model_validate_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path}, the configuration of the run in this folder, cannot be read: give another "
+            f"output folder, or delete the file if the run is surely this one"
+        ) from error
     old, new = stored.model_dump(exclude=free), config.model_dump(exclude=free)
     changed = [key for key in new if old[key] != new[key]]
     if changed:

@@ -35,6 +35,12 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
             "or give dipole labels and a weight"
         )
     for name in wanted:
+        keys = config.data.keys
+        if keys and name not in keys:
+            raise ValueError(
+                f"data.keys names the labels that are read, {', '.join(keys)}, and not {name!r}, which "
+                f"has a weight: add it, or set its weight to 0"
+            )
         splits["train"].require(name)
     validation = splits["validation"].labels
     if not any(n in validation and validation[n].present.any() for n in wanted):

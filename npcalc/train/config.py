@@ -31,8 +31,9 @@ class DataConfig(_Section):
         keys: Key of each label in the files.
         units: Units of ``energy``, ``length`` and ``dipole`` in files that do not say them: npz
             (kcal/mol, A, e*A by default) and what ASE reads (eV, A, e*A by default).
-        reference_energies: ``fit`` (least squares; with a single composition their sum is free and is
-            finally set by the mean error on the validation structures), or the energy of each
+        reference_energies: ``fit`` (the energies of isolated atoms among the training structures, and
+            least squares for other elements; with a single composition their sum is free and is finally
+            set by the mean error on the validation structures), or the energy of each
             isolated atom in eV by symbol, above which the network has to learn the energies of all
             bonds: it does so slowly, which pays where molecules fall apart.
     """
@@ -47,6 +48,11 @@ class DataConfig(_Section):
     keys: dict[str, str] | None = None
     units: dict[str, str] | None = None
     reference_energies: Literal["fit"] | dict[str, float] = "fit"
+
+    def file_of(self, split: str) -> Path:
+        """The file that ``train``, ``validation`` or ``test`` structures come from."""
+        files = {"validation": self.validation, "test": self.test}
+        return files.get(split) or self.train
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> "DataConfig":
@@ -150,7 +156,7 @@ class TrainConfig(_Section):
         card: Text of the card.
     """
 
-    name: str = "potential"
+    name: str = Field("potential", pattern=r"^[^/\\]+$")
     output: Path
     model: ModelConfig
     data: DataConfig
@@ -255,7 +261,14 @@ def _explain(error: Any, raw: dict[str, Any]) -> str:
         return f"unknown key {where!r}{hint}"
     if error["type"] == "missing":
         return f"{where!r} is missing"
-    return f"{where!r}: {error['msg']}, got {error['input']!r}"
+    if isinstance(error["input"], dict):  # what is wrong is how several keys go together
+        return f"{where!r}: {reason_of(error)}" if where else reason_of(error)
+    return f"{where!r}: {reason_of(error)}, got {error['input']!r}"
+
+
+def reason_of(error: Any) -> str:
+    """What one of pydantic's errors says, without what it puts before messages of our own."""
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _known_keys(parents: tuple[int | str, ...], raw: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Data-parallel training over processes, through Hugging Face Accelerate where it is installed.
 
 A single process needs none of it. Several are started with
-``accelerate launch --num_processes N -m npcalc train config.yaml`` and share each batch.
+``torchrun --nproc_per_node=N -m npcalc train config.yaml`` and share each batch.
 """
 
 import os

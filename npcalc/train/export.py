@@ -7,7 +7,6 @@ from ase.data import chemical_symbols
 
 from .._version import __version__
 from ..conventions import FIELDS
-from ..data import DataSet
 from ..potential import Card, Potential, properties_of
 from .loss import Errors
 from .trainer import Trainer
@@ -77,7 +76,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
             "sha256_train": train.sha256(),
             "epochs": trainer.state["epoch"],
             "best_epoch": trainer.state["best_epoch"],
-            "reference_energies": _reference_note(train, config.data.reference_energies == "fit"),
+            "reference_energies": _reference_note(trainer),
         },
         description=text.description,
         license=text.license,
@@ -86,15 +85,19 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
     )
 
 
-def _reference_note(train: DataSet, fitted: bool) -> str:
-    if not fitted:
+def _reference_note(trainer: Trainer) -> str:
+    if trainer.config.data.reference_energies != "fit":
         return "given"
-    if train.common_formula:
+    if trainer.config.loss.energy == 0.0:
+        return "none: energies were not trained, only their differences within one composition mean anything"
+    if trainer.splits["train"].common_formula:
         return (
             "least squares; one composition fixes only their sum over the formula, not each, and the sum "
             "is set so that the mean error on the validation structures is zero"
         )
-    return "least squares"
+    return (
+        "isolated atoms where the training structures have them, least squares for other elements"
+    )
 
 
 def displacement_range(trainer: Trainer) -> dict[str, float]:

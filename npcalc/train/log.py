@@ -37,7 +37,7 @@ class TrainingLog:
             self.start()
             return
         with self.path.open(newline="") as file:
-            rows = list(csv.reader(file))
+            rows = list(csv.reader(file)) or [list(self.columns)]
         kept = [rows[0]] + [r for r in rows[1:] if r and int(r[0]) <= epoch]
         with new_file(self.path, overwrite=True) as partial, partial.open("w", newline="") as file:
             csv.writer(file).writerows(kept)

@@ -82,7 +82,8 @@ def _term(error: Tensor, present: Tensor, count: Tensor, config: LossConfig) -> 
         value = nn.functional.huber_loss(
             error, torch.zeros_like(error), reduction="none", delta=config.delta
         )
-    return (value * present).sum() / torch.clamp(count, min=1.0)
+    # Of several processes each has a share of the count, which may be less than one.
+    return (value * present).sum() / torch.where(count > 0.0, count, 1.0)
 
 
 class LossModule(nn.Module):
@@ -183,9 +184,10 @@ class LossModule(nn.Module):
         n_systems = batch.n_atoms.shape[0]
         dipole = sum_edges(out.dipoles, batch.system, n_systems)
         energy = sum_edges(out.energies, batch.system, n_systems)
-        reported = float(self.differentiate)
+        reported, trained = float(self.differentiate), float(self.config.energy > 0.0)
         found = {
-            "energy": (energy - batch.energy, reported * batch.has_energy),
+            # Untrained energies have no zero in common with the labels.
+            "energy": (energy - batch.energy, reported * trained * batch.has_energy),
             "forces": (
                 out.forces - batch.forces,
                 reported * batch.has_forces[:, None].expand(-1, 3),

@@ -68,6 +68,7 @@ class RunState:
             "seconds": 0.0,
             "learning_rate": learning_rate,
             "asked": asked,
+            "epochs": config.training.epochs,
             "retreats": 0,
             "lowest_loss": None,
             **{f"sha256_{name}": value for name, value in hashes.items()},
@@ -81,6 +82,9 @@ class RunState:
                 # Another rate or clip: the run may diverge with them as often as a new one.
                 rate = asked[0] or self.learning_rate
                 self.state |= {"asked": asked, "retreats": 0, "learning_rate": rate}
+            if self.state["epochs"] != config.training.epochs:
+                # The rate goes up again with another end of the schedule, and the loss may follow it.
+                self.state |= {"epochs": config.training.epochs, "lowest_loss": None}
         elif writes:
             log.path.parent.mkdir(parents=True, exist_ok=True)
             log.start()
@@ -122,7 +126,7 @@ class RunState:
             TrainingDiverged: It exploded.
         """
         lowest = self.state["lowest_loss"]
-        if lowest is not None and loss > EXPLODED * lowest:
+        if lowest and loss > EXPLODED * lowest:
             raise TrainingDiverged(
                 f"the loss of epoch {epoch} is {loss / lowest:.0f} times the lowest"
             )
@@ -143,7 +147,7 @@ class RunState:
             TrainingDiverged: It happened too often.
         """
         retreats, rate = self.state["retreats"] + 1, 0.5 * self.learning_rate
-        asked = self.state["asked"]  # since the checkpoint, perhaps
+        since = {k: self.state[k] for k in ("asked", "epochs")}  # the checkpoint may have others
         if retreats > RETREATS:
             raise TrainingDiverged(
                 f"{reason}, for the {retreats}th time, with a learning rate of "
@@ -154,7 +158,7 @@ class RunState:
             self._resume()
         else:
             self._restore(*self._beginning)
-        self.state |= {"asked": asked, "retreats": retreats, "learning_rate": rate}
+        self.state |= {**since, "retreats": retreats, "learning_rate": rate}
         if self.state["step"] > 0:
             self.save()
         if self._writes:

@@ -3,6 +3,9 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,18 @@ import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 from tqdm import tqdm
 
 from ..conventions import FIELDS
-from ..data import LABELS, DataSet, fit_reference_energies
+from ..data import LABELS, fit_reference_energies
 from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
 from .batches import Batches, species_index
 from .checks import check_labels
-from .config import TrainConfig
+from .config import ConfigError, TrainConfig, reason_of
 from .denormals import flush_denormals
 from .distributed import Processes
 from .log import TrainingLog, progress_text
@@ -29,6 +33,33 @@ from .run_state import RunState, TrainingDiverged
 from .splits import load_splits
 from .targets import PropertyFit, fit_properties
 from .vectors import WeightVectors
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the file that structures came from in front of what is wrong with them."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def find_device(name: str) -> str:
+    """Device of a run.
+
+    Args:
+        name: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: It is none of them, or there is no GPU.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"training.device: expected auto, cpu or cuda, got {name!r}")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"training.device is {name!r}, but torch finds no GPU: take auto or cpu")
+    return name
 
 
 class Trainer:
@@ -52,8 +83,7 @@ class Trainer:
         opt = config.training
         if opt.threads is not None:
             torch.set_num_threads(opt.threads)
-        cuda = opt.device == "auto" and torch.cuda.is_available()
-        self.device = "cuda" if cuda else "cpu" if opt.device == "auto" else opt.device
+        self.device = find_device(opt.device)
         self.processes = Processes(self.device)
         if opt.batch_size < self.processes.count:
             raise ValueError(
@@ -66,7 +96,7 @@ class Trainer:
         self.reference = self._reference_energies()
         self.model_config = self._complete_model_config()
         self.properties = self._fit_properties()
-        self.batches = {name: self._batches(data) for name, data in self.splits.items()}
+        self.batches = {name: self._batches(name) for name in self.splits}
         self.scale = self._scale()
         torch.manual_seed(opt.seed)
         self.potential = EdgePotential(PolarizedModel(self.model_config), self.scale).to(
@@ -118,12 +148,16 @@ class Trainer:
     def _complete_model_config(self) -> ModelConfig:
         symbols = tuple(chemical_symbols[z] for z in self.elements)
         raw = self.config.model.model_dump() | {"elements": symbols}
-        config = ModelConfig.model_validate(raw)
+        try:
+            config = ModelConfig.model_validate(raw)
+        except ValidationError as error:
+            raise ConfigError(f"model: {reason_of(error.errors()[0])}") from error
         if config.n_neighbors is not None:
             return config
-        trial = Batches(
-            self.splits["train"], self.elements, config.cutoff, self.reference, self.formal, 1
-        )
+        with naming(self.config.data.file_of("train")):
+            trial = Batches(
+                self.splits["train"], self.elements, config.cutoff, self.reference, self.formal, 1
+            )
         return config.model_copy(update={"n_neighbors": trial.mean_neighbors})
 
     @property
@@ -139,24 +173,28 @@ class Trainer:
         train = self.splits["train"]
         return fit_properties(self.model_config, train, species_index(train, self.elements))
 
-    def _batches(self, data: DataSet) -> Batches:
+    def _batches(self, split: str) -> Batches:
+        data = self.splits[split]
+        if not self.model_config.dipole:  # nor has it an error then
+            data = replace(data, labels={k: v for k, v in data.labels.items() if k != "dipole"})
         size = -(-self.config.training.batch_size // self.processes.count)
         cutoff = self.model_config.cutoff
-        return Batches(
-            data,
-            self.elements,
-            cutoff,
-            self.reference,
-            self.formal,
-            size,
-            self.device,
-            self.properties,
-        )
+        with naming(self.config.data.file_of(split)):
+            return Batches(
+                data,
+                self.elements,
+                cutoff,
+                self.reference,
+                self.formal,
+                size,
+                self.device,
+                self.properties,
+            )
 
     def _scale(self) -> float:
         """Root mean square force times 1 A, so that the network's energies are of order one."""
         label = self.splits["train"].labels.get("forces")
-        if label is None or not label.present.any():
+        if self.config.loss.forces == 0.0 or label is None or not label.present.any():
             return 1.0
         return float(np.sqrt(np.nanmean(label.values**2)))
 
@@ -229,7 +267,7 @@ class Trainer:
         shared = float(self.processes.sum(torch.tensor(mean, device=self.device)))
         shared /= self.processes.count
         self.run_state.check_loss(shared, epoch)
-        return mean
+        return shared
 
     def errors(self, split: str, weights: Tensor | None = None) -> Errors:
         """Errors on a split.

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from npcalc.conventions import DIPOLE_UNITS, ENERGY_UNITS, unit_factor
@@ -217,3 +218,38 @@ def test_units():
     assert unit_factor(DIPOLE_UNITS, "D", "dipole") == pytest.approx(1 / 4.80320, rel=1e-5)
     with pytest.raises(ValueError, match="unknown unit 'Ry' of energy: expected one of eV"):
         unit_factor(ENERGY_UNITS, "Ry", "energy")
+
+
+def test_isolated_atoms_are_their_reference_energies():
+    """Other elements are fitted to what is left."""
+    found = [
+        Atoms("O"),
+        Atoms("O"),
+        molecule("H2O"),
+        molecule("CO"),
+        molecule("CH4"),
+        Atoms("O", pbc=True, cell=[3] * 3),
+    ]
+    energies = [-10.0, -10.2, -10.1 - 2 * 1.5, -10.1 - 20.0, -20.0 - 4 * 1.5, -17.0]
+    for atoms, energy in zip(found, energies, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+    fitted = fit_reference_energies(from_atoms(found[:-1]))
+    assert fitted == pytest.approx({1: -1.5, 6: -20.0, 8: -10.1})
+    # A crystal of one atom in its cell is no isolated one.
+    assert fit_reference_energies(from_atoms(found[2:]))[8] != pytest.approx(-17.0)
+    assert fit_reference_energies(from_atoms(found[:2])) == pytest.approx({8: -10.1})
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    from_atoms(frames()).save(tmp_path / "d.H5")
+    assert len(read_data(tmp_path / "d.H5")) == 3
+    with pytest.raises(ValueError, match="unit of 'foo'"):
+        read_data(tmp_path / "d.H5", units={"foo": "bar"})
+    with h5py.File(tmp_path / "d.H5", "r+") as file:
+        del file["positions"]
+    with pytest.raises(ValueError, match=r"d.H5' is damaged: .*positions"):
+        read_data(tmp_path / "d.H5")
+    for name in ("empty.xyz", "odd.foo"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(ValueError, match=f"{name}' holds no structures that ASE can read"):
+            read_data(tmp_path / name)

@@ -281,3 +281,50 @@ def test_structures(tmp_path):
     (tmp_path / "x.xyz").write_text("nonsense")
     with pytest.raises(ValueError, match="not a structure that ASE can read"):
         read_structure(tmp_path / "x.xyz")
+
+
+def test_a_drift_of_given_velocities_is_gone_before_the_first_step(tmp_path):
+    atoms, calculator = spring_system()
+    atoms.set_velocities(np.full((len(atoms), 3), 0.01))
+    settings = MDSettings(ensemble="nve", strides=ALL)
+    run_md(atoms, calculator, 5, tmp_path / "t.h5", settings, progress=False)
+    with Trajectory(tmp_path / "t.h5") as trajectory:
+        assert trajectory.values("kinetic_energy")[0] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_values_and_steps_that_a_kill_left_uneven(tmp_path):
+    atoms, calculator = spring_system()
+    run_md(atoms, calculator, 20, tmp_path / "t.h5", MDSettings(strides=ALL), progress=False)
+    with h5py.File(tmp_path / "t.h5", "r+") as file:
+        file["dipole/values"].resize(7, axis=0)
+        file["positions/step"].resize(3, axis=0)
+    with Trajectory(tmp_path / "t.h5") as trajectory:
+        assert len(trajectory.values("dipole")) == len(trajectory.times_fs("dipole")) == 7
+        assert len(trajectory.frames()) == 3
+
+
+def test_a_trajectory_that_another_process_writes(tmp_path):
+    atoms, calculator = spring_system()
+    run_md(atoms, calculator, 5, tmp_path / "t.h5", progress=False)
+    code = (
+        "import sys; from npcalc.md import Trajectory; t = Trajectory(sys.argv[1], 'r+'); "
+        "print('open', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "t.h5")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"open\n"
+        with pytest.raises(TrajectoryError, match="is open in another process"):
+            Trajectory(tmp_path / "t.h5")
+        process.stdin.close()
+
+
+def test_a_damaged_trajectory_cannot_be_resumed(tmp_path, monkeypatch):
+    atoms, calculator = spring_system()
+    run_md(atoms, calculator, 20, tmp_path / "t.h5", progress=False)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("addr overflow")
+
+    monkeypatch.setattr(h5py.Dataset, "resize", broken)
+    with pytest.raises(TrajectoryError, match=r"is damaged \(addr overflow\)"):
+        run_md(atoms, calculator, 40, tmp_path / "t.h5", resume=True, progress=False)

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.constraints import FixAtoms
 from scipy import constants
+from systems import make_potential
 
+from npcalc import NPCalculator
 from npcalc.conventions import (
     AMU_A2_PER_FS2_IN_EV,
     KB,
@@ -16,6 +19,7 @@ from npcalc.conventions import (
 from npcalc.md import MDSettings, Trajectory
 from npcalc.spectra import (
     CORRECTIONS,
+    calculate_harmonic_spectrum,
     harmonic_spectrum,
     infrared_spectrum,
     plot_spectrum,
@@ -218,3 +222,58 @@ def test_nve_takes_the_temperature_that_the_run_had(tmp_path):
     assert late == pytest.approx(given)
     with pytest.raises(ValueError, match="without recorded temperature"):
         trajectory_spectrum(write("without.h5", {"dipole": 1}))
+
+
+def stored(path, temperatures, **settings):
+    """A trajectory of an oscillator with these temperatures."""
+    strides = {"dipole": 1, "temperature": 1}
+    values = MDSettings(strides=strides, **settings)
+    atoms = molecule("H2O")
+    with Trajectory.create(path, atoms, values.model_dump(), strides) as trajectory:
+        dipoles = oscillator(1500.0, 300.0, n=len(temperatures), interval=0.5)
+        for step, (dipole, temperature) in enumerate(zip(dipoles, temperatures, strict=True)):
+            trajectory.append("dipole", step, dipole)
+            trajectory.append("temperature", step, temperature)
+        trajectory.write_values()
+    return path
+
+
+def test_without_friction_there_is_no_thermostat(tmp_path):
+    """The temperature is the mean kinetic one, as of an NVE run."""
+    temperatures = np.random.default_rng(0).normal(150.0, 30.0, 20000)
+    runs = {"langevin": {"friction_per_ps": 0.0}, "nve": {}}
+    bands = [
+        trajectory_spectrum(
+            stored(tmp_path / f"{name}.h5", temperatures, ensemble=name, **more), resolution=40.0
+        ).band(1350, 1650)[0]
+        for name, more in runs.items()
+    ]
+    assert bands[0] == bands[1]
+    path = stored(tmp_path / "t.h5", temperatures, temperature_K=300.0)
+    with pytest.warns(UserWarning, match="mean temperature is 150 K, that of the thermostat 300 K"):
+        weak = trajectory_spectrum(path, resolution=40.0).band(1350, 1650)[0]
+    assert bands[0] == pytest.approx(2 * weak, rel=0.01)
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "langevin"])
+def test_a_run_shorter_than_what_is_left_out(tmp_path, ensemble):
+    path = stored(tmp_path / "t.h5", np.full(200, 300.0), ensemble=ensemble)
+    with pytest.raises(ValueError, match=r"no dipoles after its first 2.0 ps: run longer"):
+        trajectory_spectrum(path, skip_ps=2.0)
+
+
+@pytest.mark.parametrize("bent", [0.0, 1e-6, 1e-4])
+def test_a_linear_molecule_that_is_bent_a_little_keeps_its_modes(bent):
+    atoms = molecule("CO2")
+    atoms.positions[0, 0] += bent
+    n = 3 * len(atoms)
+    spectrum = harmonic_spectrum(atoms, np.eye(n), np.zeros((3, 3, 3)))
+    assert len(spectrum.frequencies) == 4
+
+
+def test_constraints_are_said_to_be_ignored():
+    atoms = molecule("H2O")
+    atoms.calc = NPCalculator(make_potential("painn", "geometry"))
+    atoms.set_constraint(FixAtoms([0]))
+    with pytest.warns(UserWarning, match="has constraints, which normal modes do not know"):
+        calculate_harmonic_spectrum(atoms)

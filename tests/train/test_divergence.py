@@ -108,3 +108,24 @@ def test_a_run_goes_on_with_another_learning_rate(tmp_path):
     assert float(log_rows(tmp_path / "run")[-1]["learning_rate"]) == pytest.approx(1e-5)
     state = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1]
     assert state["learning_rate"] == 1e-3
+
+
+def test_more_epochs_are_no_divergence(tmp_path):
+    """The rate goes up again, and the loss with it; what is compared with begins anew."""
+    raw = raw_config(tmp_path / "run", epochs=2)
+    trainer = Trainer(parse_config(raw))
+    trainer.run(progress=False)
+    trainer.state["lowest_loss"] = 1e-9
+    trainer.run_state.save()
+    assert Trainer(parse_config(raw)).state["lowest_loss"] == 1e-9
+    raw["training"]["epochs"] = 4
+    again = Trainer(parse_config(raw))
+    again.run(progress=False)
+    assert again.state["retreats"] == 0
+    assert again.state["epoch"] == again.state["epochs"] == 4
+
+
+def test_a_loss_of_zero_is_nothing_to_compare_with(tmp_path):
+    state = Trainer(parse_config(raw_config(tmp_path / "run"))).run_state
+    state.check_loss(0.0, 0)
+    state.check_loss(1.0, 1)
