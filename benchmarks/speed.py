@@ -365,7 +365,12 @@ def main() -> None:
     runner = commands.add_parser("run")
     runner.add_argument("environments", type=Path)
     runner.add_argument("--rounds", type=int, default=2)
-    runner.add_argument("--only", nargs="*", default=[], help="what a case must have: word or word,word, one of these")
+    runner.add_argument(
+        "--only",
+        nargs="*",
+        default=[],
+        help="what a case must have: word or word,word, one of these",
+    )
     single = commands.add_parser("case")
     single.add_argument("case")
     single.add_argument("folder", type=Path)
