@@ -315,25 +315,30 @@ def table() -> None:
     core = rows["core core core 1"]
     lines += [
         "", f"The core ({core['processor']}): {core['gflops']} GFLOP/s in products of matrices, {core['copy_GB_s']} GB/s read and written in copies.",
-        "", "Exponent of time against atoms, 192 to 12,288:", "",
     ]  # fmt: skip
+    powers = []
     for points, name in POTENTIALS.items():
         for way in ("compiled", "script"):
             small, large = (rows.get(f"{points} {way} {w} 1") for w in (WATER[0], WATER[2]))
             if small and large:
                 power = math.log(large["median_ms"] / small["median_ms"]) / math.log(64)
-                lines.append(f"- {name}, {way}: {power:.3f}")
+                powers.append(f"- {name}, {way}: {power:.3f}")
+    if powers:
+        lines += ["", "Exponent of time against atoms, 192 to 12,288:", "", *powers]
     names = {
         "fast around": "calculator, ASE and displacements around a model that returns at once",
         "ase around": "the same of a calculator made as ASE's manual says, whose results are zeros",
         "accurate ethanol": "step of the potential `ethanol` (nequip, 48 channels), compiled / not",
         "accurate water-192": "the same for 192 atoms of water, compiled",
     }
-    lines += ["", "## Other steps, ms; of ethanol unless said", ""]
+    others = []
     for case, name in names.items():
         who, what = case.split()
         found = [rows.get(f"{who} {way} {what} 1") for way in ("compiled", "script", "empty")]
-        lines.append(f"- {name}: {' / '.join(ms(row) for row in found if row)}")
+        if any(found):
+            others.append(f"- {name}: {' / '.join(ms(row) for row in found if row)}")
+    if others:
+        lines += ["", "## Other steps, ms; of ethanol unless said", "", *others]
     lines += ["", "## Training, and many structures at once", ""]
     pairs = [
         ("training step of SchNetPack over that of `ethanol-fast`", "schnetpack peer train 1", "fast compiled train 1"),

@@ -104,6 +104,7 @@ def test_properties():
     assert list(atoms.calc.get_molecular_properties()) == ["alpha", "gap"]
 
 
+@pytest.mark.filterwarnings("ignore:the mean temperature")  # of a run cut short
 def test_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Compilation takes long; tests/test_package.py does it with a small potential.
