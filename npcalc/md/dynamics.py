@@ -178,9 +178,8 @@ class _Run:
             if rest:
                 Stationary(atoms)
         elif rest:
-            Stationary(
-                atoms, preserve_temperature=False
-            )  # the constraint would stop a drift at step 1
+            # The constraint would stop a drift at the first step.
+            Stationary(atoms, preserve_temperature=False)
         atoms.calc = calculator
         self.integrator = self._integrator()
 
