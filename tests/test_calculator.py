@@ -267,6 +267,7 @@ def test_inside_no_grad_and_first_call_of_a_method():
         NPCalculator(make_potential()).get_hessian(overlapping)
 
 
+@pytest.mark.filterwarnings("ignore:an electron point")  # whose displacements tell it too
 def test_each_composition_is_warned_of():
     calculator = NPCalculator("ethanol-fast")
     for name in ("CH4", "H2O"):
