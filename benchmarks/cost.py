@@ -46,7 +46,7 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
             trainer.optimizer.zero_grad(set_to_none=True)
             trainer.loss(*batches[next(count) % len(batches)])[0].backward()
             torch.nn.utils.clip_grad_norm_(trainer.weights, config.training.clip)
-            trainer.optimizer.step()
+            trainer.vectors.step(trainer.run_state.rate_now)
 
         with flush_denormals():  # as in training
             training = measure(train_step, seconds=8.0)

@@ -217,7 +217,7 @@ def train_case(changes: dict) -> None:
             trainer.optimizer.zero_grad(set_to_none=True)
             trainer.loss(*batch)[0].backward()
             torch.nn.utils.clip_grad_norm_(trainer.weights, 10.0)
-            trainer.optimizer.step()
+            trainer.vectors.step(trainer.run_state.rate_now)
 
         with flush_denormals():  # as in training
             report(measure(step))

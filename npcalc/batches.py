@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from .builder import GraphBuilder
+from .errors import naming
 from .graph import AtomGraph, collate
 from .neighbors import FEW_ATOMS
 from .potential import Potential
@@ -51,15 +51,6 @@ def check_extent(potential: Potential, atoms: Atoms) -> None:
             "the spatial extent is that of a molecule; this structure is periodic: set "
             "atoms.pbc = False"
         )
-
-
-@contextmanager
-def naming(index: int) -> Iterator[None]:
-    """Puts the place of a structure in front of what is wrong with it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"structure {index}: {error}") from error
 
 
 def graph_batches(
@@ -119,7 +110,7 @@ def _parts(
                 yield GraphBatch(chosen, [size] * len(chosen), *found)
                 continue
             for place in chosen:
-                with naming(place):
+                with naming(f"structure {place}"):
                     check_extent(potential, structures[place])
                     graph = build(structures[place])
                     yield GraphBatch([place], [size], graph, build.lengths)

@@ -10,7 +10,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from .graph import AtomGraph
-from .neighbors import SHORTEST_DISTANCE, VerletList, pairs_of_molecules
+from .neighbors import SHORTEST_DISTANCE, VerletList, pairs_of_molecules, spans_periodic
 from .potential import Potential
 from .potential.derivatives import edge_vectors
 
@@ -227,7 +227,7 @@ def _check_system(atoms: Atoms) -> None:
             f"direction {flat[0]} is periodic, but its lattice vector is zero: set atoms.cell or "
             f"atoms.pbc = False"
         )
-    if np.linalg.matrix_rank(atoms.cell.array[atoms.pbc]) < atoms.pbc.sum():
+    if not spans_periodic(atoms.cell.array, atoms.pbc):
         raise ValueError(f"the periodic lattice vectors are linearly dependent: {atoms.cell.array}")
 
 

@@ -48,6 +48,18 @@ def search_box(
     return box, origin
 
 
+def spans_periodic(cell: Array, pbc: NDArray[np.bool_]) -> bool:
+    """Whether the lattice vectors of the periodic directions are independent.
+
+    Args:
+        cell: Lattice vectors as rows in Angstrom, shape (3, 3).
+        pbc: Periodic directions, shape (3,).
+    """
+    vectors = cell[pbc]
+    # Of an empty matrix older versions of numpy do not know the rank.
+    return len(vectors) == 0 or bool(np.linalg.matrix_rank(vectors) == len(vectors))
+
+
 def open_directions(cell: Array, pbc: NDArray[np.bool_]) -> Array:
     """Orthonormal vectors that the periodic lattice vectors do not span, shape (n, 3)."""
     if not pbc.any():

@@ -13,8 +13,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
-from .batches import GraphBatch, evaluated, graph_batches, naming
+from .batches import GraphBatch, evaluated, graph_batches
 from .domain import DomainWarning, NearestCheck, unknown_composition, warn_of_composition
+from .errors import naming
 from .potential import Potential, load_potential
 from .potential.derivatives import PER_SYSTEM
 
@@ -119,7 +120,7 @@ def evaluate(
             own = {
                 k: v[row : row + 1] if k in PER_SYSTEM else v[atoms_rows] for k, v in out.items()
             }
-            with naming(index):
+            with naming(f"structure {index}"):
                 results = results_of(own, structures[index], potential.card.properties)
             names = potential.card.model.properties
             results.update(zip(names, own["properties"][0].tolist(), strict=True))

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "npcalc"
 
 # A module may import from its own layer and those before it.
 LAYERS = [
-    ["conventions", "_version", "files", "cache", "neighbors", "graph"],
+    ["conventions", "_version", "errors", "files", "cache", "neighbors", "graph"],
     ["nn"],
     ["model"],
     ["ops"],

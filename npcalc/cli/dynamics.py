@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from ase import Atoms
-
 from .common import (
     CompileOption,
     PotentialOption,
@@ -20,6 +17,9 @@ from .common import (
     must_be_free,
     use_threads,
 )
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 STRUCTURE_FILES = (".xyz", ".extxyz", ".cif", ".traj", ".json", ".vasp", ".pdb")
 """Endings of files for one structure, of the formats of ASE that keep a cell or need none."""
@@ -81,8 +81,8 @@ def md(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Seed of velocities and thermostat; 0 by default. Given as well as a temperature it "
-            "replaces velocities that the file has."
+            help="Seed of velocities and thermostat; 0 by default. A seed or a temperature that is "
+            "given replaces velocities of the file."
         ),
     ] = None,
     stride: Annotated[
@@ -98,7 +98,7 @@ def md(
 ) -> None:
     """Molecular dynamics to an HDF5 trajectory with dipoles."""
     from .. import NPCalculator
-    from ..md import MDSettings, Trajectory, run_md
+    from ..md import MDSettings, Trajectory, read_structure, run_md
 
     use_threads(threads)
     with errors():
@@ -107,13 +107,14 @@ def md(
         if resume:
             with Trajectory(output) as trajectory:
                 settings, made_with = trajectory.settings, trajectory.calculator
+                atoms = trajectory.start
+            _check_same_atoms(structure, atoms, output)
         else:
             must_be_free(output, endings=(".h5", ".hdf5"))
-        atoms = _start(structure, output, resume)
-        if not resume and atoms.has("momenta"):
-            if temperature is not None or seed is not None:
+            atoms = read_structure(structure)
+            if atoms.has("momenta") and (temperature is not None or seed is not None):
                 del atoms.arrays["momenta"]
-            else:
+            elif atoms.has("momenta"):
                 typer.echo(f"velocities are those in {structure}", err=True)
         if compile is None:
             compile = made_with.get("compile", steps * len(atoms) >= LONG_RUN)
@@ -152,28 +153,23 @@ def md(
         )
 
 
-def _start(structure: str, output: Path, resume: bool) -> "Atoms":
-    """The structure to begin with; of a run to resume it is in the trajectory, and is compared.
+def _check_same_atoms(structure: str, stored: "Atoms", output: Path) -> None:
+    """Refuses to resume a run of other atoms than those of the structure given.
 
     Raises:
-        ValueError: The trajectory is one of other atoms.
+        ValueError: They are others.
     """
-    from ..md import Trajectory, read_structure
+    from ..md import read_structure
 
-    if not resume:
-        return read_structure(structure)
-    with Trajectory(output) as trajectory:
-        stored = trajectory.start
     try:
         given = read_structure(structure)
     except (OSError, ValueError):
-        return stored  # the file may have gone since
+        return  # the file may have gone since the run began
     if given.numbers.tolist() != stored.numbers.tolist():
         raise ValueError(
             f"{str(output)!r} is a run of {stored.get_chemical_formula()}, {structure} is "
             f"{given.get_chemical_formula()}: give the structure that it began with"
         )
-    return stored
 
 
 def _strides(defaults: dict[str, int], given: list[str] | None, has_dipole: bool) -> dict[str, int]:

@@ -11,6 +11,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from ..conventions import DIPOLE_UNITS, ENERGY_UNITS, LENGTH_UNITS, unit_factor
+from ..errors import reason
 from .dataset import LABELS, DataSet, Label, field_of
 
 Array = NDArray[np.float64]
@@ -240,9 +241,8 @@ def read_data(
     try:
         frames = ase.io.read(source, index=":")
     except Exception as error:
-        reason = str(error) or type(error).__name__
         raise ValueError(
-            f"{os.fspath(path)!r} holds no structures that ASE can read: {reason}"
+            f"{os.fspath(path)!r} holds no structures that ASE can read: {reason(error)}"
         ) from error
     return from_atoms(
         frames if isinstance(frames, list) else [frames], keys, **given, properties=properties

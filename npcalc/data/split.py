@@ -34,8 +34,8 @@ def fit_reference_energies(data: DataSet) -> dict[int, float]:
 
     A structure of one atom has no interactions, so its energy is the reference energy of its element.
     Those of the other elements are a least-squares fit of what is left of the energies on the
-    compositions. The solution of smallest norm is taken, so a data set of one composition gives values whose
-    sum over its formula is right, though each of them has no meaning by itself.
+    compositions. The solution of smallest norm is taken, so a data set of one composition gives values
+    whose sum over its formula is right, though each of them has no meaning by itself.
 
     Args:
         data: Data set with energies.

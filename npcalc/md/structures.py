@@ -10,6 +10,7 @@ from ase.collections import g2
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
+from ..errors import reason
 from ..files import new_file
 
 ALIASES = {"ethanol": "CH3CH2OH", "methanol": "CH3OH", "water": "H2O"}
@@ -34,7 +35,7 @@ def read_structure(name_or_path: str | os.PathLike[str]) -> Atoms:
             return ase.io.read(name)
         except Exception as error:
             raise ValueError(
-                f"{name!r} is not a structure that ASE can read: {_reason(error)}"
+                f"{name!r} is not a structure that ASE can read: {reason(error)}"
             ) from error
     known = ALIASES.get(name, name)
     if known in g2.names:
@@ -43,11 +44,6 @@ def read_structure(name_or_path: str | os.PathLike[str]) -> Atoms:
         f"no structure {name!r}: there is no such file, and it is no molecule of ASE's g2 collection "
         f"(for example CH3CH2OH) or one of {', '.join(ALIASES)}"
     )
-
-
-def _reason(error: Exception) -> str:
-    """What an exception says, or its name where it says nothing."""
-    return str(error) or type(error).__name__
 
 
 class NotConverged(RuntimeError):  # noqa: N818 - names the outcome
@@ -108,7 +104,7 @@ def read_structures(path: str | os.PathLike[str]) -> list[Atoms]:
     try:
         found = ase.io.read(name, index=":")
     except Exception as error:
-        raise ValueError(f"{name!r} is not a file that ASE can read: {_reason(error)}") from error
+        raise ValueError(f"{name!r} is not a file that ASE can read: {reason(error)}") from error
     if not found:
         raise ValueError(f"{name!r} holds no structure")
     return found if isinstance(found, list) else [found]
@@ -132,5 +128,5 @@ def write_structure(path: str | os.PathLike[str], atoms: Atoms | list[Atoms]) ->
             raise
         except Exception as error:
             raise ValueError(
-                f"{os.fspath(path)!r}: its format cannot hold the structure ({_reason(error)}); .xyz can"
+                f"{os.fspath(path)!r}: its format cannot hold the structure ({reason(error)}); .xyz can"
             ) from error

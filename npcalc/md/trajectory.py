@@ -169,11 +169,18 @@ class Trajectory:
     @property
     def start(self) -> Atoms:
         """Structure in the first of the two states, of the atoms of this run."""
+        state = self.file["state/0"]
+        return self._atoms(state["positions"][...], state["cell"][...])
+
+    def _atoms(self, positions: Array, cell: Array, **more: Any) -> Atoms:
+        """The atoms of this run at these positions."""
         return Atoms(
             self.file["atoms/numbers"][...],
-            self.file["state/0/positions"][...],
-            cell=self.file["state/0/cell"][...],
+            positions,
+            cell=cell,
             pbc=self.file["atoms/pbc"][...],
+            masses=self.file["atoms/masses"][...],
+            **more,
         )
 
     @property
@@ -221,13 +228,7 @@ class Trajectory:
             step = self.file["positions/step"][index]
             last = int(np.searchsorted(self.file["cell/step"][...], step, side="right")) - 1
             cell = self.file["cell/values"][last]
-        return Atoms(
-            self.file["atoms/numbers"][...],
-            self.file["positions"]["values"][index],
-            cell=cell,
-            pbc=self.file["atoms/pbc"][...],
-            masses=self.file["atoms/masses"][...],
-        )
+        return self._atoms(self.file["positions"]["values"][index], cell)
 
     def frames(self, every: int = 1) -> list[Atoms]:
         """The stored structures, with their times in fs and, where recorded, momenta.
@@ -320,12 +321,9 @@ class Trajectory:
                 f"{self.file.filename!r} is damaged ({error}): its run was killed while it was being "
                 f"written. Start a new run, from the last of its frames (npcalc frames) if they can be read"
             ) from error
-        atoms = Atoms(
-            self.file["atoms/numbers"][...],
+        atoms = self._atoms(
             group["positions"][...],
-            cell=group["cell"][...],
-            pbc=self.file["atoms/pbc"][...],
-            masses=self.file["atoms/masses"][...],
+            group["cell"][...],
             momenta=group["momenta"][...],
             constraint=[
                 dict2constraint(c) for c in decode(self.file.attrs.get("constraints", "[]"))

@@ -414,6 +414,18 @@ class Block {
   T *by_function, *columns_even, *columns_odd;
 };
 
+// What `of` makes of the number of directions, and of how many channels of a head its vectors may hold.
+template <typename T, typename F>
+auto for_shape(const Problem<T>& g, const F& of) {
+  const std::integral_constant<int, 1> one;
+  const std::integral_constant<int, 2> two;
+  const std::integral_constant<int, 4> four;
+  const std::integral_constant<int, 8> eight;
+  const std::integral_constant<int, 16> sixteen;
+  if (g.points == 0) return of(one, sixteen);
+  return g.head_width() % 16 == 0 ? of(two, sixteen) : g.head_width() % 8 == 0 ? of(two, eight) : of(two, four);
+}
+
 // Adds the messages of pair l to its atoms.
 template <typename T, int DIRECTIONS, int MOST>
 void add_messages(const Block<T>& b, int l, T* ds, T* dv) {
@@ -528,10 +540,7 @@ void messages(const Problem<T>& g, T* ds, T* dv, int threads) {
   const std::vector<int64_t> pairs = pairs_within(g);
   threads = useful_threads(threads, pairs.size());
   Shares<T> s(ds, g.n_atoms * g.channels, threads), v(dv, g.n_atoms * 3 * g.channels, threads);
-  const auto add = g.points == 0                ? add_messages<T, 1, 16>
-                   : g.head_width() % 16 == 0 ? add_messages<T, 2, 16>
-                   : g.head_width() % 8 == 0  ? add_messages<T, 2, 8>
-                                              : add_messages<T, 2, 4>;
+  const auto add = for_shape(g, [](auto n, auto most) { return add_messages<T, n, most>; });
   over_pairs<T, Block<T>>(g, pairs, threads, [&] { return Block<T>(g, false); }, [&](Block<T>& block, int t) {
     for (int l = 0; l < block.count; ++l) add(block, l, s.of(t), v.of(t));
   });
@@ -568,10 +577,7 @@ void messages_backward(const Problem<T>& g, const T* by_ds, const T* by_dv, cons
   Shares<T> phi(to.phi, g.n_atoms * g.columns(), threads), v(to.v, g.n_atoms * 3 * g.channels, threads);
   Shares<T> d(to.d, g.n_atoms * g.points * 3, threads);
   WeightShares<T> w(g, weights, threads);
-  const auto add = g.points == 0                ? add_gradient<T, 1, 16>
-                   : g.head_width() % 16 == 0 ? add_gradient<T, 2, 16>
-                   : g.head_width() % 8 == 0  ? add_gradient<T, 2, 8>
-                                              : add_gradient<T, 2, 4>;
+  const auto add = for_shape(g, [](auto n, auto most) { return add_gradient<T, n, most>; });
   over_pairs<T, Block<T>>(g, pairs, threads, [&] { return Block<T>(g, true); }, [&](Block<T>& block, int t) {
     const Gradient<T> mine{to.edges, d.of(t), phi.of(t), v.of(t)};
     for (int l = 0; l < block.count; ++l) add(block, l, by_ds, by_dv, mine);

@@ -294,10 +294,7 @@ void messages_second(const Problem<T>& g, const Direction<T>& along, const T* by
   Shares<T> d(to.d, n * g.points * 3, threads), phi(to.phi, n * g.columns(), threads);
   Shares<T> v(to.v, n * 3 * g.channels, threads);
   WeightShares<T> w(g, weights, threads);
-  const auto add = g.points == 0                ? add_second<T, 1, 16>
-                   : g.head_width() % 16 == 0 ? add_second<T, 2, 16>
-                   : g.head_width() % 8 == 0  ? add_second<T, 2, 8>
-                                              : add_second<T, 2, 4>;
+  const auto add = for_shape(g, [](auto n, auto most) { return add_second<T, n, most>; });
   const auto make = [&] { return TangentBlock<T>(g, along); };
   over_pairs<T, TangentBlock<T>>(g, pairs, threads, make, [&](TangentBlock<T>& block, int t) {
     const SecondGradient<T> mine{s.of(t), x.of(t), d.of(t), phi.of(t), v.of(t)};

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data import DataSet
 from ..data.dataset import ragged_rows
 from ..domain import nearest_distances, nearest_range
-from ..neighbors import SHORTEST_DISTANCE, neighbor_list
+from ..neighbors import SHORTEST_DISTANCE, neighbor_list, spans_periodic
 from .targets import PropertyFit
 
 
@@ -135,9 +135,8 @@ class Batches:
         for k in range(len(data)):
             rows = slice(self.offsets[k], self.offsets[k + 1])
             positions = data.positions[rows]
-            periodic = data.cell[k][data.pbc[k]]
-            # Of an empty matrix older versions of numpy do not know the rank.
-            if len(periodic) and np.linalg.matrix_rank(periodic) < len(periodic):
+            if not spans_periodic(data.cell[k], data.pbc[k]):
+                periodic = data.cell[k][data.pbc[k]]
                 raise ValueError(
                     f"structure {data.place(k)} is periodic in {len(periodic)} directions, but their "
                     f"lattice vectors are zero or dependent: {periodic.tolist()}"

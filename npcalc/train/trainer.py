@@ -3,8 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from tqdm import tqdm
 
 from ..conventions import FIELDS
 from ..data import LABELS, fit_reference_energies
+from ..errors import naming
 from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
@@ -33,15 +32,6 @@ from .run_state import RunState, TrainingDiverged
 from .splits import load_splits
 from .targets import PropertyFit, fit_properties
 from .vectors import WeightVectors
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts the file that structures came from in front of what is wrong with them."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def find_device(name: str) -> str:
@@ -106,7 +96,7 @@ class Trainer:
             self.potential, config.loss, opt.compile == "auto", self.properties
         ).to(self.device)
         largest = opt.learning_rate or self.model_config.host.learning_rate
-        self.vectors = WeightVectors(self.loss, largest, opt.weight_decay)
+        self.vectors = WeightVectors(self.loss, opt.weight_decay)
         self.weights, self.optimizer = self.vectors.current, self.vectors.optimizer
         self.output = Path(config.output)
         measured = [f"{t.name}_{kind}" for t in self.loss.targets for kind in ("mae", "rmse")]

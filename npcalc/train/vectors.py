@@ -14,7 +14,6 @@ class WeightVectors:
 
     Args:
         loss: The loss, whose weights are trained.
-        learning_rate: Of the optimizer at first.
         weight_decay: Of the optimizer.
 
     Attributes:
@@ -24,14 +23,12 @@ class WeightVectors:
         optimizer: The optimizer of the weights.
     """
 
-    def __init__(self, loss: LossModule, learning_rate: float, weight_decay: float) -> None:
+    def __init__(self, loss: LossModule, weight_decay: float) -> None:
         self._pieces = loss.pieces
         self.current = loss.weights
         self.average = self.current.detach().clone()
         self.best = self.average.clone()
-        self.optimizer = torch.optim.AdamW(
-            [self.current], lr=learning_rate, weight_decay=weight_decay, fused=True
-        )
+        self.optimizer = torch.optim.AdamW([self.current], weight_decay=weight_decay, fused=True)
 
     def step(self, learning_rate: float) -> None:
         """Changes the weights along their gradient.
