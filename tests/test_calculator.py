@@ -292,4 +292,15 @@ def test_born_charges_do_not_keep_a_structure_from_being_written(tmp_path):
 def test_a_pickled_calculator_knows_its_file(tmp_path):
     make_potential("painn", "geometry").save(tmp_path / "p.pt")
     calculator = NPCalculator(tmp_path / "p.pt")
-    assert pickle.loads(pickle.dumps(calculator)).identity == calculator.identity
+    raw = pickle.dumps(calculator)
+    again = pickle.loads(raw)
+    assert again.identity == calculator.identity
+    assert again.potential._script is not None  # as fast as the one that was pickled
+    # Another potential of that name, or none: what was pickled is what comes back.
+    make_potential("painn", "geometry", seed=1).save(tmp_path / "p.pt", overwrite=True)
+    forces = calculator.get_forces(ethanol())
+    for _ in range(2):
+        again = pickle.loads(raw)
+        assert again.identity == calculator.identity
+        np.testing.assert_allclose(again.get_forces(ethanol()), forces, atol=1e-4)
+        (tmp_path / "p.pt").unlink(missing_ok=True)

@@ -25,6 +25,50 @@ def pack(matrix: Tensor) -> Tensor:
     return wide.unflatten(-1, (-1, PANEL)).transpose(-3, -2).contiguous()
 
 
+def envelope_power(envelope: nn.Module) -> int:
+    """How operators know an envelope: by its power, 0 for that of a cosine."""
+    return int(envelope.power) if isinstance(envelope, PolynomialEnvelope) else 0
+
+
+def filter_weights(
+    layer: PaiNNLayer, n_points: int, still: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of the filters of a layer, even and odd under exchange of center and neighbor.
+
+    Args:
+        layer: A layer with a `BesselBasis`, whose norm becomes part of the weights.
+        n_points: Electron points of an atom.
+        still: Whether all displacements are zero, so that heads are one.
+        dtype: Precision to calculate in.
+
+    Returns:
+        Bias (n_heads, parts w), even (n_heads, parts w, n_even) and odd weights (n_heads, parts w, n_odd),
+        w channels to a head.
+    """
+    basis = layer.basis
+    assert isinstance(basis, BesselBasis)
+    n_heads = 1 if still else layer.n_heads
+    weight = layer.filter.weight.to(dtype)
+    if isinstance(layer.first, nn.Linear):
+        weight = weight @ layer.first.weight.to(dtype)
+    weight = weight * basis.norm
+    if n_points == 0 or still:
+        even = layer.fold_still(weight) if n_points > 0 else weight
+        odd = even[:, :0]
+    else:
+        seen = 1 if n_heads > 1 else n_points
+        distances = weight.unflatten(1, (-1, layer.n_basis))
+        nuclei, ne, en, ee = distances.split([1, seen, seen, seen], 1)
+        even = torch.cat([nuclei, ee, 0.5 * (ne + en)], 1).flatten(1)
+        odd = (0.5 * (ne - en)).flatten(1)
+
+    def by_head(rows: Tensor) -> Tensor:
+        parts = rows.unflatten(0, (-1, n_heads, layer.channels // n_heads))
+        return parts.transpose(0, 1).flatten(1, 2)
+
+    return by_head(layer.filter.bias[:, None]).squeeze(2), by_head(even), by_head(odd)
+
+
 class FusedPaiNNLayer(nn.Module):
     """The same function as a `PaiNNLayer` on the geometry of its coupling, on the CPU.
 
@@ -48,7 +92,7 @@ class FusedPaiNNLayer(nn.Module):
         self.layer = layer
         envelope = coupling.envelope
         self.cutoff = envelope.cutoff
-        self.power = int(envelope.power) if isinstance(envelope, PolynomialEnvelope) else 0
+        self.power = envelope_power(envelope)
         self.softening = coupling.softening2**0.5
         self.n_points = coupling.n_points
         self.n_basis = layer.n_basis
@@ -66,39 +110,9 @@ class FusedPaiNNLayer(nn.Module):
         Args:
             dtype: Precision to calculate in.
         """
-        layer, basis = self.layer, self.layer.basis
-        assert isinstance(basis, BesselBasis)
-        weight = layer.filter.weight.to(dtype)
-        if isinstance(layer.first, nn.Linear):
-            weight = weight @ layer.first.weight.to(dtype)
-        weight = weight * basis.norm
-        even, odd = self._parts(weight, self.n_points)
-        bias = self._by_head(layer.filter.bias[:, None]).flatten(-2)
+        bias, even, odd = filter_weights(self.layer, self.n_points, self.still, dtype)
         bias = nn.functional.pad(bias, (0, -bias.shape[-1] % PANEL))
-        even, odd = self._by_head(even), self._by_head(odd)
         return bias, *(pack(part) for part in (even.mT, odd.mT, even, odd))
-
-    def _by_head(self, rows: Tensor) -> Tensor:
-        """Rows (parts c, n) of filters as (heads, parts of a head, n)."""
-        k = self.n_heads
-        return rows.unflatten(0, (-1, k, self.layer.channels // k)).transpose(0, 1).flatten(1, 2)
-
-    def _parts(self, weight: Tensor, n_points: int) -> tuple[Tensor, Tensor]:
-        """Weights (parts c, functions), even and odd under exchange of center and neighbor.
-
-        Args:
-            weight: Weights (parts c, n_distances n_basis) of the functions of all distances, or of those
-                of a head.
-            n_points: Electron points of an atom.
-        """
-        if n_points == 0 or self.still:
-            even = self.layer.fold_still(weight) if n_points > 0 else weight
-            return even, even[:, :0]
-        seen = 1 if self.n_heads > 1 else n_points
-        distances = weight.unflatten(1, (-1, self.n_basis))
-        nuclei, ne, en, ee = distances.split([1, seen, seen, seen], 1)
-        even = torch.cat([nuclei, ee, 0.5 * (ne + en)], 1)
-        return even.flatten(1), (0.5 * (ne - en)).flatten(1)
 
     def forward(
         self, x: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from ..files import new_file
 from ..model import PolarizedModel
+
+# The source of a potential calls these, and finds them where it is defined.
+from ..ops.pairs import edge_messages, edge_messages_backward, one_of_each_pair  # noqa: F401
 from .card import FORMAT, Card
 from .derivatives import PotentialModule
 from .molecular import MolecularProperties
@@ -97,6 +100,7 @@ def write_archive(
         source, constants = portable_source(module)
         # A class of its own: TorchScript lets modules of one class and the same attributes share methods.
         holder = type("PortablePotential", (nn.Module,), {})()
+        holder.bounded = "many_edges" in source  # whether it needs little memory for an edge
         # Copied together, so that constants which lie in the same memory still do.
         for name, value in copy.deepcopy({k: v.detach() for k, v in constants.items()}).items():
             holder.register_buffer(name, value)

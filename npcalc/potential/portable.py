@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from ..ops.portable import NAMESPACE, can_be_portable, make_portable
 from .compiled import trace_module
 from .derivatives import ARGUMENTS, OUTPUTS, PotentialModule
 from .rewrite import fold_constants, fold_products, overwritten_arguments
@@ -20,25 +21,46 @@ from .rewrite import fold_constants, fold_products, overwritten_arguments
 aten = torch.ops.aten
 
 
+EDGES_FOR_PAIRS = 200
+"""Edges from which on `npcalc.ops.pairs` is faster, which keeps less in memory and makes more twice."""
+
+FORWARD = f"""def forward(self, {", ".join(ARGUMENTS)}):
+    if edge_index.size(1) >= {EDGES_FOR_PAIRS}:
+        taken = one_of_each_pair(edge_index, shifts)
+        if 2 * taken.size(0) == edge_index.size(1):
+            edges = edge_index[:, taken]
+            return self.many_edges(positions, cell, species, edges, shifts[taken], batch)
+    return self.few_edges({", ".join(ARGUMENTS)})
+"""
+
+
 def portable_source(module: PotentialModule) -> tuple[str, dict[str, Tensor]]:
     """TorchScript source of a potential.
 
     Args:
-        module: Potential in evaluation mode.
+        module: Potential in evaluation mode; its network may be changed to one of the same function.
 
     Returns:
-        Source of a method ``forward`` with the arguments and results of `PotentialModule.forward`,
-        and the tensors by name that it reads from ``self``.
+        Source of a method ``forward`` with the arguments and results of `PotentialModule.forward`
+        and of methods that it calls, with functions of `npcalc.ops.pairs` in them; and the tensors by name
+        that they read from ``self``.
     """
-    return write_source(trace_module(module))
+    model = module.edge_potential.model
+    if not can_be_portable(model):
+        return write_source(trace_module(module), "forward")
+    few, constants = write_source(trace_module(module), "few_edges")
+    make_portable(model)
+    many, others = write_source(trace_module(module), "many_edges")
+    return few + many + FORWARD, constants | others
 
 
-def write_source(graph_module: GraphModule) -> tuple[str, dict[str, Tensor]]:
-    """TorchScript source of a graph's ``forward``, and the constants that it reads from ``self``.
+def write_source(graph_module: GraphModule, name: str) -> tuple[str, dict[str, Tensor]]:
+    """TorchScript source of a graph, and the constants that it reads from ``self``.
 
     Args:
         graph_module: A graph of ATen operators with `ARGUMENTS` as arguments and `OUTPUTS` as results;
             it is changed.
+        name: Name of the method that is written.
 
     Returns:
         Source and constants by name.
@@ -47,14 +69,14 @@ def write_source(graph_module: GraphModule) -> tuple[str, dict[str, Tensor]]:
     fold_products(graph_module.graph)
     overwritten = overwritten_arguments(graph_module.graph)
     constants: dict[str, Tensor] = {}
-    lines = [f"def forward(self, {', '.join(ARGUMENTS)}):"]
+    lines = [f"def {name}(self, {', '.join(ARGUMENTS)}):"]
     names: dict[Node, str] = {}
     arguments = iter(ARGUMENTS)
     for number, node in enumerate(graph_module.graph.nodes):
         if node.op == "placeholder":
             names[node] = next(arguments)
         elif node.op == "get_attr":
-            key = f"c{len(constants)}"
+            key = f"{name}_{len(constants)}"
             constants[key] = getattr(graph_module, str(node.target))
             names[node] = f"self.{key}"
         elif node.op == "call_function":
@@ -88,6 +110,8 @@ def _call(node: Node, names: dict[Node, str], overwritten: Node | None) -> str:
             args.append(f"device={ARGUMENTS[0]}.device")
         elif value is not None:
             args.append(f"{key}={_text(value, names)}")
+    if isinstance(target, torch._ops.OpOverload) and target.namespace == NAMESPACE:
+        return f"{target._schema.name.split('::')[1]}({', '.join(args)})"
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
         raise NotImplementedError(f"operator {target} has no TorchScript form here")
     name = target._schema.name.split("::")[1] + ("_" if overwritten is not None else "")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..graph import AtomGraph
 from . import derivatives
-from .archive import Script, build_module, load_script, read_archive, write_archive
+from .archive import ArchiveError, Script, build_module, load_script, read_archive, write_archive
 from .blocks import evaluate_in_blocks
 from .card import Card
 from .derivatives import OUTPUTS, PER_SYSTEM
@@ -22,6 +22,9 @@ from .registry import find_potential
 
 EDGES_AT_ONCE = 20_000
 """Edges up to which a graph is evaluated in one piece; with more, blocks that fit the caches are faster."""
+
+EDGES_AT_ONCE_BOUNDED = 10_000_000
+"""The same for a script that has blocks of its own, at some 0.2 kB for each edge."""
 
 EDGES_FOR_THREADS = 1024
 """Edges from which on compiled code uses more than one thread: with fewer, waking them takes longer."""
@@ -71,14 +74,14 @@ class Potential:
         self.module = build_module(card, weights, DTYPES[name]).to(self.device)
         self.source: str | None = None
         self._script: Script | None = None
+        self._bounded = False
         # The cell last evaluated by compiled code, its version, and that with an empty system behind it.
         self._cells: tuple[Tensor, int, Tensor] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles, for other processes, what it is made of; compiled code stays in the cache."""
         weights = {k: v.detach().cpu() for k, v in self.weights.items()}
-        made_of = (self.card, weights, str(self.device), self.dtype)
-        return Potential, made_of, {"source": self.source}
+        return _again, (self.card, weights, str(self.device), self.dtype, self.source)
 
     @property
     def sha256(self) -> str:
@@ -102,7 +105,7 @@ class Potential:
     def evaluate(self, graph: AtomGraph) -> dict[str, Tensor]:
         """All first-order quantities of a batch, see `PotentialModule.forward`.
 
-        Graphs of more than `EDGES_AT_ONCE` edges are evaluated in blocks, see `blocks`.
+        Graphs of very many edges are evaluated in blocks, see `blocks`.
 
         Args:
             graph: Structures on the potential's device.
@@ -110,7 +113,8 @@ class Potential:
         Returns:
             Tensors by name in the units of `npcalc.conventions`.
         """
-        if graph.edge_index.shape[1] > EDGES_AT_ONCE:
+        n_edges = graph.edge_index.shape[1]
+        if n_edges > (EDGES_AT_ONCE_BOUNDED if self._bounded else EDGES_AT_ONCE):
             return evaluate_in_blocks(self.module, graph)
         if self._script is not None:
             with torch.no_grad():
@@ -125,6 +129,9 @@ class Potential:
             script: From the file of this potential, see `archive.load_script`.
         """
         self._script = script
+        self._bounded = getattr(
+            script, "bounded", False
+        )  # which scripts of older files do not have
 
     def compile(self) -> bool:
         """Compiles the potential, or loads what was compiled before, see `package`.
@@ -231,6 +238,19 @@ class Potential:
             FileExistsError: The file exists.
         """
         write_archive(path, self.card, self.module.edge_potential.model, overwrite)
+
+
+def _again(
+    card: Card, weights: dict[str, Tensor], device: str, dtype: str, source: str | None
+) -> Potential:
+    """A potential from what it is made of, with the script of the file that it is from if that is there."""
+    potential = Potential(card, weights, device, dtype)
+    potential.source = source
+    try:
+        loaded = load_potential(source, device, dtype) if source is not None else None
+    except (FileNotFoundError, ArchiveError):
+        return potential
+    return loaded if loaded is not None and loaded.sha256 == potential.sha256 else potential
 
 
 def load_potential(

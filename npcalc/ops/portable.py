@@ -1,0 +1,137 @@
+"""PaiNN layers whose messages are those of ``pairs.py``, for the files of potentials."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..model import PolarizedModel
+from ..nn.hosts.painn import PaiNNLayer
+from ..nn.points import PairedGeometry, PairedHeads, SinglePoint
+from ..nn.radial import BesselBasis
+from ..nn.readouts import NoIncrements
+from .painn import envelope_power, filter_weights
+from .pairs import edge_messages, edge_messages_backward
+
+NAMESPACE = "npcalc_pairs"
+"""In a trace each is one node, for which `npcalc.potential.portable` writes a call of the function."""
+
+OPERATORS = {
+    function.__name__: torch.library.custom_op(
+        f"{NAMESPACE}::{function.__name__}", function, mutates_args=()
+    )
+    for function in (edge_messages, edge_messages_backward)
+}
+
+
+@OPERATORS["edge_messages"].register_fake
+def _shape_of_messages(
+    r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, phi: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    return v.new_empty(v.shape[0], v.shape[2]), torch.empty_like(v)
+
+
+@OPERATORS["edge_messages_backward"].register_fake
+def _shape_of_gradient(
+    by_ds: Tensor, by_dv: Tensor, r: Tensor, center: Tensor, neighbor: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d, phi, v = rest[:3]
+    return tuple(torch.empty_like(t) for t in (r, d, phi, v))  # type: ignore[return-value]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:10])
+    ctx.settings = inputs[10:]
+
+
+def _backward(ctx: Any, by_ds: Tensor, by_dv: Tensor) -> tuple[Tensor | None, ...]:
+    arguments = (*ctx.saved_tensors, *ctx.settings)
+    by_r, *others = OPERATORS["edge_messages_backward"](by_ds, by_dv, *arguments)
+    return (by_r, None, None, *others, *[None] * (len(arguments) - 6))
+
+
+OPERATORS["edge_messages"].register_autograd(_backward, setup_context=_save)
+
+
+class PortablePaiNNLayer(nn.Module):
+    """The same function as a `PaiNNLayer` on the geometry of its coupling, given one edge of each pair.
+
+    It has first derivatives.
+
+    Args:
+        layer: The layer; it stays what it is, and so must its weights.
+        coupling: Its coupling, for which `can_be_portable` holds.
+        still: Whether all displacements are zero: before the first movement, or of static points.
+    """
+
+    def __init__(
+        self, layer: PaiNNLayer, coupling: PairedGeometry | SinglePoint, still: bool
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.still = still or coupling.n_points == 0
+        dtype = layer.filter.weight.dtype
+        with torch.no_grad():
+            bias, even, odd = filter_weights(layer, coupling.n_points, still, torch.float64)
+            even = torch.cat([even, bias[:, :, None]], dim=2)
+            self.weights = [layer.parts(w).mT.contiguous().to(dtype) for w in (even, odd)]
+        n_heads = even.shape[0]
+        of_head = torch.eye(n_heads, dtype=dtype, device=even.device)
+        self.of_head = of_head.repeat_interleave(layer.channels // n_heads, dim=1)
+        envelope = coupling.envelope
+        self.settings: tuple[float, float, int, bool] = (
+            envelope.cutoff,  # type: ignore[assignment]
+            coupling.softening2**0.5,
+            envelope_power(envelope),
+            self.still,
+        )
+
+    def forward(
+        self, x: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor
+    ) -> Tensor:
+        """New state (n_atoms, C).
+
+        Args:
+            x: State (n_atoms, C).
+            edges: Vectors r_ij of one edge of each pair in Angstrom, shape (n_pairs, 3).
+            center: Center atoms, shape (n_pairs,).
+            neighbor: Neighbor atoms, shape (n_pairs,).
+            d: Displacements in Angstrom, shape (n_atoms, n_points, 3).
+        """
+        layer = self.layer
+        s, v = layer.scalars(x), layer.vectors(x)
+        phi = layer.parts(layer.phi(s))
+        ds, dv = OPERATORS["edge_messages"](
+            edges, center, neighbor, d, phi, v, *self.weights, self.of_head,
+            layer.basis.frequencies, *self.settings,
+        )  # fmt: skip
+        return layer.update_block(s + ds, v + dv)
+
+
+def can_be_portable(model: PolarizedModel) -> bool:
+    """Whether the functions of ``pairs.py`` are what the messages of a model are."""
+    coupling = model.coupling
+    # Several moving points in all channels would need a filter of all their distances.
+    known = isinstance(coupling, (SinglePoint, PairedHeads)) or (
+        isinstance(coupling, PairedGeometry) and (coupling.n_points == 1 or all(model.still))
+    )
+    return (
+        known
+        and isinstance(model.increments, NoIncrements)  # which are of each edge
+        and all(
+            isinstance(layer, PaiNNLayer) and isinstance(layer.basis, BesselBasis)
+            for layer in model.host.layers
+        )
+    )
+
+
+def make_portable(model: PolarizedModel) -> None:
+    """Lets a model, for which `can_be_portable` holds, take one edge of each pair.
+
+    Args:
+        model: The model, whose weights will stay what they are now.
+    """
+    model.fused = [
+        PortablePaiNNLayer(layer, model.coupling, still)  # type: ignore[arg-type]
+        for layer, still in zip(model.host.layers, model.still, strict=True)
+    ]

@@ -1,0 +1,124 @@
+"""Messages of pairs of atoms, in the files of potentials: the numbers of the network, whatever the edges."""
+
+import numpy as np
+import pytest
+import torch
+from systems import HOSTS, crystal, ethanol, make_graph, make_potential
+
+import npcalc
+from npcalc.graph import collate
+from npcalc.nn.radial import make_envelope
+from npcalc.ops.pairs import edge_messages, envelope_of, one_of_each_pair
+from npcalc.ops.portable import can_be_portable
+from npcalc.potential import portable
+
+HEADS = {"coupling": "paired_heads", "n_points": 4, "charges": "none"}
+FORMS = {
+    "none": ("none", {"charges": "none", "dipole": False}),
+    "static": ("static", {"charges": "none", "dipole": False, "n_points": 2}),
+    "one": ("geometry", {"envelope": "polynomial"}),
+    "heads": ("heads-4", HEADS),
+    "rank": ("geometry", {"host": {**HOSTS["painn"], "filter_rank": 5}}),
+}
+
+
+def make(name, **more):
+    form, own = FORMS[name]
+    return make_potential(**{"host": "painn", "form": form, **own, **more})
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def pair(request, tmp_path_factory):
+    """A potential and its script, which has pairs however few edges there are."""
+    path = tmp_path_factory.mktemp("pairs") / "p.pt"
+    potential = make(request.param, card={"dtype": "float64"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portable, "FORWARD", portable.FORWARD.replace(">= 200", ">= 0"))
+        assert ">= 0" in portable.FORWARD
+        potential.save(path)
+    scripted = npcalc.load_potential(path)
+    assert scripted._script.bounded
+    return potential, scripted
+
+
+def assert_same(found, expected):
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-10, err_msg=name)
+
+
+def large():
+    """Enough edges for more than one block of pairs, with images of atoms among their own neighbors."""
+    return crystal().repeat((2, 2, 1))
+
+
+def test_script_equals_network(pair):
+    potential, scripted = pair
+    graphs = [make_graph(potential, a) for a in (ethanol(), large(), crystal()[:1], ethanol()[:1])]
+    assert graphs[1].edge_index.shape[1] > 1024
+    assert (graphs[2].edge_index[0] == graphs[2].edge_index[1]).all()
+    assert graphs[3].edge_index.shape[1] == 0
+    for graph in (*graphs, collate(graphs)):
+        for _ in range(3):  # the profiling executor changes its mind after the first calls
+            found = scripted.evaluate(graph)
+        assert_same(found, potential.evaluate(graph))
+
+
+def test_edges_in_any_order(pair):
+    potential, scripted = pair
+    graph = make_graph(potential, crystal())
+    order = torch.tensor(np.random.default_rng(0).permutation(graph.edge_index.shape[1]))
+    mixed = graph._replace(edge_index=graph.edge_index[:, order], shifts=graph.shifts[order])
+    assert_same(scripted.evaluate(mixed), potential.evaluate(graph))
+
+
+def test_edges_without_a_partner(pair):
+    """They are evaluated as they are, by the graph for few edges."""
+    potential, scripted = pair
+    graph = make_graph(potential, crystal())
+    some = graph._replace(edge_index=graph.edge_index[:, ::3], shifts=graph.shifts[::3])
+    assert_same(scripted.evaluate(some), potential.evaluate(some))
+
+
+def test_one_edge_is_taken_of_each_pair():
+    graph = make_graph(make("one"), crystal())
+    taken = one_of_each_pair(graph.edge_index, graph.shifts)
+    rows = torch.cat([graph.edge_index.T, graph.shifts.long()], dim=1)
+    back = torch.cat([graph.edge_index.flip(0).T, -graph.shifts.long()], dim=1)[taken]
+    both = {tuple(r.tolist()) for r in torch.cat([rows[taken], back])}
+    assert len(both) == len(rows) == 2 * len(taken)
+    assert both == {tuple(r.tolist()) for r in rows}
+
+
+@pytest.mark.parametrize(("name", "power"), [("cosine", 0), ("polynomial", 6)])
+def test_envelopes_are_those_of_the_hosts(name, power):
+    r = torch.tensor([0.1, 1.3, 3.9, 4.0, 4.2], dtype=torch.float64, requires_grad=True)
+    expected = make_envelope(name, 4.0)(r)
+    (slope,) = torch.autograd.grad(expected.sum(), r)
+    value, found = envelope_of(r.detach(), 4.0, power)
+    torch.testing.assert_close(value, expected.detach(), atol=1e-14, rtol=0)
+    torch.testing.assert_close(found, slope, atol=1e-14, rtol=0)
+
+
+def test_memory_does_not_grow_with_the_edges_at_once():
+    """Nothing of the size of edges and channels is made: twice the edges, hardly more memory."""
+    sizes = []
+    for n_pairs in (4096, 8192):
+        g = torch.Generator().manual_seed(0)
+        center, neighbor = torch.randint(0, 50, (2, n_pairs), generator=g)
+        arguments = (
+            torch.randn(n_pairs, 3, generator=g), center, neighbor, torch.zeros(50, 0, 3),
+            torch.randn(50, 48, generator=g), torch.zeros(50, 3, 16), torch.randn(1, 5, 48),
+            torch.zeros(1, 0, 48), torch.ones(1, 16), torch.ones(4), 5.0, 0.05, 0, True,
+        )  # fmt: skip
+        with torch.profiler.profile(profile_memory=True) as profile:
+            edge_messages(*arguments)
+        sizes.append(max(e.self_cpu_memory_usage / e.count for e in profile.key_averages()))
+    assert sizes[0] == sizes[1] <= 2 * 512 * 3 * 16 * 4
+
+
+def test_models_that_need_more_keep_their_graph(tmp_path):
+    for host, form in (("painn", "geometry-4"), ("painn", "heads-4"), ("egnn", "geometry")):
+        potential = make_potential(host, form)  # points in all channels; increments; another host
+        assert not can_be_portable(potential.module.edge_potential.model)
+    potential.save(tmp_path / "p.pt")
+    assert not npcalc.load_potential(tmp_path / "p.pt")._script.bounded
