@@ -182,6 +182,24 @@ class TrainConfig(_Section):
         return any(p.readout == "dipole_norm" for p in self.model.properties.values())
 
     @model_validator(mode="after")
+    def _model_without_idle_keys(self) -> "TrainConfig":
+        model = self.model
+
+        def refuse(names: tuple[str, ...], reason: str) -> None:
+            for name in names:
+                if getattr(model, name) != type(model).model_fields[name].default:
+                    raise ValueError(f"model.{name} does nothing {reason}: leave it out")
+
+        if model.polarization == "none":
+            points = ("coupling", "pairs", "n_points", "d_max", "softening", "electron_weight")
+            refuse(points, "with polarization: none, which has no points")
+        if model.coupling != "paired_nodes":
+            refuse(("pairs",), "without coupling: paired_nodes")
+        if model.polarization == "static":
+            refuse(("d_max",), "with polarization: static")
+        return self
+
+    @model_validator(mode="after")
     def _known_properties(self) -> "TrainConfig":
         unknown = [name for name in self.loss.properties if name not in self.model.properties]
         if unknown:

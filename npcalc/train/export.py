@@ -18,7 +18,7 @@ def export(trainer: Trainer, overwrite: bool = False) -> Path:
     All processes of a run call it, since they share the evaluation; the first one writes.
 
     Args:
-        trainer: A run that has made at least one validation.
+        trainer: A run, to its last epoch or so far.
         overwrite: Whether an existing potential may be replaced.
 
     Returns:
@@ -26,7 +26,14 @@ def export(trainer: Trainer, overwrite: bool = False) -> Path:
 
     Raises:
         FileExistsError: The file exists.
+        ValueError: The best weights are the initial ones.
     """
+    if trainer.state["best_epoch"] == 0:
+        raise ValueError(
+            f"no validation of the run in {trainer.output} has given errors that are numbers, so there "
+            f"are no trained weights to export: train it, look at its log.csv, and where errors are "
+            f"NaN give a smaller training.learning_rate"
+        )
     trainer.center_energies()
     errors: dict[str, Errors] = {
         split: trainer.errors(split) for split in ("validation", "test") if split in trainer.splits

@@ -1,5 +1,7 @@
 """Training, validation and test structures as a configuration names them."""
 
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,9 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
         splits["train"] = whole.subset(random_split(len(whole), [n], config.split_seed)[0])
     elif config.split_file is not None:
         train = np.loadtxt(config.split_file, dtype=np.int64, ndmin=1)
+        twice = np.flatnonzero(np.bincount(train[train >= 0]) > 1)
+        if len(twice):
+            raise ValueError(f"{config.split_file} names structure {twice[0]} more than once")
         wrong = train[(train < 0) | (train >= len(whole))]
         if len(wrong):
             raise ValueError(
@@ -58,4 +63,28 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
         splits = {"train": whole.subset(parts[0]), "validation": whole.subset(parts[1])}
     if config.test is not None:
         splits["test"] = read(config.test)
+    for name in ("validation", "test"):
+        if name in splits:
+            _warn_of_repeated(splits["train"], splits[name], name, config.file_of(name))
     return splits
+
+
+def _warn_of_repeated(train: DataSet, other: DataSet, name: str, path: Path) -> None:
+    """Warns where structures that are not to be trained on are among those that are."""
+    trained = set(_structures(train))
+    repeated = sum(structure in trained for structure in _structures(other))
+    if repeated:
+        warnings.warn(
+            f"{repeated} of the {len(other)} {name} structures of {path} are training structures "
+            f"too: errors on them say nothing about others",
+            stacklevel=3,
+        )
+
+
+def _structures(data: DataSet) -> Iterator[bytes]:
+    """Atoms, positions and cell of each structure."""
+    ends = np.cumsum(data.n_atoms)
+    for first, last, cell in zip(ends - data.n_atoms, ends, data.cell, strict=True):
+        yield b"".join(
+            part.tobytes() for part in (data.numbers[first:last], data.positions[first:last], cell)
+        )

@@ -55,6 +55,15 @@ def write(tmp_path, raw):
             ),
             "host.filter_rank is not for paired_heads",
         ),
+        (
+            lambda c: c["model"].update(polarization="none", dipole=False, n_points=4),
+            "model.n_points does nothing with polarization: none",
+        ),
+        (lambda c: c["model"].update(pairs="same"), "model.pairs does nothing without coupling"),
+        (
+            lambda c: c["model"].update(polarization="static", dipole=False, d_max=1.0),
+            "model.d_max does nothing with polarization: static",
+        ),
         (lambda c: c["data"].update(split_file="s.txt"), "leave out validation and n_train"),
     ],
 )

@@ -60,7 +60,7 @@ def test_structures_are_named_by_their_place_in_the_file(tmp_path, bad, message)
 
 
 def test_an_element_that_is_not_trained(tmp_path):
-    ase.io.write(tmp_path / "v.xyz", waters(8, at_6=molecule("SH2")))
+    ase.io.write(tmp_path / "v.xyz", waters(38, at_36=molecule("SH2"))[30:])
     raw = config_of(tmp_path, waters(), data={"validation": str(tmp_path / "v.xyz")})
     with pytest.raises(ValueError, match=r"v.xyz: structure 6 has S, the model knows H, O"):
         Trainer(parse_config(raw))
@@ -162,3 +162,25 @@ def test_shares_of_a_label_weigh_what_the_label_does():
     parts = [_term(error[k::4], present[k::4], torch.tensor(0.75), config) for k in range(4)]
     assert sum(parts) / 4 == _term(error, present, torch.tensor(3.0), config) == 4.0
     assert _term(error, 0 * present, torch.tensor(0.0), config) == 0.0
+
+
+def test_structures_to_validate_on_that_are_trained_on(tmp_path):
+    frames = waters()
+    ase.io.write(tmp_path / "v.xyz", [*waters(32)[30:], *frames[:3]])
+    raw = config_of(tmp_path, frames, data={"validation": str(tmp_path / "v.xyz")})
+    with pytest.warns(UserWarning, match=r"3 of the 5 validation structures of .*v.xyz"):
+        Trainer(parse_config(raw))
+
+
+def test_a_split_file_that_repeats(tmp_path):
+    (tmp_path / "s.txt").write_text("3\n4\n3\n")
+    raw = config_of(tmp_path, waters(), data={"split_file": str(tmp_path / "s.txt")})
+    with pytest.raises(ValueError, match=r"s.txt names structure 3 more than once"):
+        Trainer(parse_config(raw))
+
+
+def test_untrained_weights_are_not_exported(tmp_path):
+    trainer = Trainer(parse_config(config_of(tmp_path, waters())))
+    with pytest.raises(ValueError, match=r"no validation of the run in .* are numbers"):
+        export(trainer)
+    assert not list(tmp_path.rglob("*.pt"))

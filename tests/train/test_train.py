@@ -206,13 +206,13 @@ def test_other_data_does_not_take_over_a_run(trained, tmp_path):
 def test_other_validation_data_does_not_take_over_a_run(tmp_path):
     data = DataSet.load(DATA)
     config = raw_config(tmp_path / "run")
-    for name, rows in (("train", 30), ("validation", 5)):
-        data.subset(np.arange(rows)).save(tmp_path / f"{name}.h5")
+    for name, rows in (("train", (0, 30)), ("validation", (30, 35))):
+        data.subset(np.arange(*rows)).save(tmp_path / f"{name}.h5")
         config["data"][name] = str(tmp_path / f"{name}.h5")
     config["data"].pop("n_train", None)
     Trainer(parse_config(config)).run_state.save()
     Trainer(parse_config(config))
-    data.subset(np.arange(7)).save(tmp_path / "seven.h5")
+    data.subset(np.arange(30, 37)).save(tmp_path / "seven.h5")
     config["data"]["validation"] = str(tmp_path / "seven.h5")
     with pytest.raises(ValueError, match=r"made with other data\.validation structures"):
         Trainer(parse_config(config))
@@ -257,12 +257,16 @@ def test_training_on_energies_alone(tmp_path):
 
 def test_labels_to_validate_on(tmp_path):
     """Validation without dipoles chooses by forces; without any label it is refused."""
-    data = DataSet.load(DATA).subset(np.arange(30))
+    data = DataSet.load(DATA)
+    data.subset(np.arange(30, 80)).save(tmp_path / "train.h5")
+    data = data.subset(np.arange(30))
     forces_only = replace(data, labels={"forces": data.labels["forces"]})
     forces_only.save(tmp_path / "forces.h5")
     replace(data, labels={}).save(tmp_path / "none.h5")
     raw = raw_config(tmp_path / "run", epochs=2)
-    raw["data"] = {"train": str(DATA), "n_train": 50, "validation": str(tmp_path / "forces.h5")}
+    raw["data"] = {
+        k: str(tmp_path / f) for k, f in (("train", "train.h5"), ("validation", "forces.h5"))
+    }
     trainer = Trainer(parse_config(raw))
     trainer.run(progress=False)
     assert trainer.state["best_epoch"] > 0
