@@ -36,7 +36,11 @@ HOSTS = {
     "tensornet": {"name": "tensornet", "channels": 64, "n_layers": 2, "n_basis": 16},
 }
 ENVELOPES = {"nequip": "polynomial", "painn": "cosine", "tensornet": "cosine"}
-POINTS = {"nequip": 1, "painn": 4, "tensornet": 4}
+POINTS = {
+    "nequip": {"coupling": "paired_geometry", "n_points": 1},
+    "painn": {"coupling": "paired_heads", "n_points": 8},
+    "tensornet": {"coupling": "paired_geometry", "n_points": 4},
+}
 ENERGY_WEIGHTS = {"nequip": 200.0, "painn": 50.0, "tensornet": 100.0}
 MD = {"300 K": "test_MD_300K", "600 K": "test_MD_600K"}
 SCANS = {"dihedral": "test_dihedral", "H transfer": "test_H_transfer"}
@@ -79,12 +83,11 @@ def run(args: argparse.Namespace) -> None:
     isolated = "-isolated" * (args.reference == "isolated")
     name = f"{args.model}-{args.form}{isolated}-seed{args.seed}"
     atoms = frames_of(args.data, "isolated_atoms") if isolated else []
-    points = {"coupling": "paired_geometry", "n_points": POINTS[args.model]}
     config = {
         "name": name, "output": str(args.runs / name),
         "model": {
             "host": HOSTS[args.model], "cutoff": 5.0, "envelope": ENVELOPES[args.model], "dipole": False,
-            "polarization": args.form, **(points if args.form == "moving" else {}),
+            "polarization": args.form, **(POINTS[args.model] if args.form == "moving" else {}),
         },
         "data": {
             "train": data_set(args.data, args.runs, "train_300K"), "n_validation": 50, "split_seed": 0,

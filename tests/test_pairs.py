@@ -122,3 +122,21 @@ def test_models_that_need_more_keep_their_graph(tmp_path):
         assert not can_be_portable(potential.module.edge_potential.model)
     potential.save(tmp_path / "p.pt")
     assert not npcalc.load_potential(tmp_path / "p.pt")._script.bounded
+
+
+def test_threads_are_left_as_they_were():
+    """Few edges are evaluated on one thread, the numbers are those of any number, and torch's stays."""
+    scripted = npcalc.load_potential("ethanol-fast")
+    graph = make_graph(scripted, ethanol())
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            many = collate([graph] * 20)
+            found.append([scripted.evaluate(g)["forces"] for g in (graph, many)])
+            assert torch.get_num_threads() == n
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-5)

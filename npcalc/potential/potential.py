@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,23 @@ EDGES_AT_ONCE_BOUNDED = 10_000_000
 """The same for a script that has blocks of its own, at some 0.2 kB for each edge."""
 
 EDGES_FOR_THREADS = 1024
-"""Edges from which on compiled code uses more than one thread: with fewer, waking them takes longer."""
+"""Edges from which on more than one thread is used: with fewer, waking them takes longer than they save."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@contextmanager
+def _worthwhile_threads(n_edges: int) -> Iterator[None]:
+    """Keeps what is done with few edges to one thread."""
+    threads = torch.get_num_threads()
+    alone = threads > 1 and n_edges < EDGES_FOR_THREADS
+    if alone:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if alone:
+            torch.set_num_threads(threads)
 
 
 class Potential:
@@ -117,7 +133,7 @@ class Potential:
         if n_edges > (EDGES_AT_ONCE_BOUNDED if self._bounded else EDGES_AT_ONCE):
             return evaluate_in_blocks(self.module, graph)
         if self._script is not None:
-            with torch.no_grad():
+            with _worthwhile_threads(n_edges), torch.no_grad():
                 return self._script(*graph)
         with torch.enable_grad():
             return {k: v.detach() for k, v in self.module(*graph).items()}
@@ -129,6 +145,9 @@ class Potential:
             script: From the file of this potential, see `archive.load_script`.
         """
         self._script = script
+        # GNU's C library returns freed memory to the system at each call, which then fetches it again, until
+        # it has seen a program free as much at once. This is never written to.
+        torch.empty(31 * 2**20, dtype=torch.uint8)
         self._bounded = getattr(
             script, "bounded", False
         )  # which scripts of older files do not have
@@ -205,17 +224,9 @@ class Potential:
                 known = (cell, cell._version, torch.cat([cell, torch.zeros_like(cell)]))
                 self._cells = known
             graph = graph._replace(cell=known[2])
-        threads = torch.get_num_threads()
-        alone = threads > 1 and n_edges < EDGES_FOR_THREADS
-        if alone:
-            torch.set_num_threads(1)
-        try:
-            with torch.no_grad():
-                # Machine code trusts the strides of its arguments to be those of the example.
-                return self._package.run(*[t.contiguous() for t in graph])
-        finally:
-            if alone:
-                torch.set_num_threads(threads)
+        with _worthwhile_threads(n_edges), torch.no_grad():
+            # Machine code trusts the strides of its arguments to be those of the example.
+            return self._package.run(*[t.contiguous() for t in graph])
 
     def born_effective_charges(self, graph: AtomGraph) -> Tensor:
         """Atomic polar tensors in e, see `derivatives.born_effective_charges`."""
