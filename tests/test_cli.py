@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import ase.io
+import h5py
 import numpy as np
 import pytest
+import torch
 from ase import units
 from ase.build import molecule
 from systems import make_potential
@@ -77,6 +79,18 @@ def test_resume_finds_the_file_of_its_potential(run, tmp_path, monkeypatch):
     (tmp_path / "p.pt").rename("q.pt")
     assert "no potential" in run("md CO2 --steps 60 -q -o ../t.h5 --resume", code=1)
     assert "60 steps" in run("md CO2 -p q.pt --steps 60 -q -o ../t.h5 --resume")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_resume_goes_on_where_the_run_was(run):
+    run("md ethanol -p ethanol-fast --steps 20 -q -o t.h5")
+    with h5py.File("t.h5", "r+") as file:
+        made_with = json.loads(file.attrs["calculator"]) | {"device": "cuda"}
+        file.attrs["calculator"] = json.dumps(made_with)
+    assert "no CUDA device" in run("md ethanol --steps 40 -q -o t.h5 --resume", code=1)
+    assert "device 'cuda', now 'cpu'" in run(
+        "md ethanol --steps 40 -q -o t.h5 --resume --device cpu", code=1
+    )
 
 
 def test_relax(run):

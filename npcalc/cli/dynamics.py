@@ -91,7 +91,7 @@ def md(
     resume: Annotated[
         bool, typer.Option(help="Go on with the trajectory, with its settings and potential.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto; auto by default.")] = None,
     compile: CompileOption = None,
     threads: ThreadsOption = 1,
     quiet: QuietOption = False,
@@ -120,7 +120,7 @@ def md(
             compile = made_with.get("compile", steps * len(atoms) >= LONG_RUN)
         calculator = NPCalculator(
             potential or made_with.get("source") or made_with.get("potential", "ethanol"),
-            device=device,
+            device=device or made_with.get("device") or "auto",
             dtype=made_with.get("dtype"),
             compile=compile,
         )
