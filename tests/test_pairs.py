@@ -7,7 +7,9 @@ from systems import HOSTS, crystal, ethanol, make_graph, make_potential
 
 import npcalc
 from npcalc.graph import collate
+from npcalc.nn.hosts.painn import PaiNNLayer
 from npcalc.nn.radial import make_envelope
+from npcalc.ops import can_fuse_messages
 from npcalc.ops.pairs import edge_messages, envelope_of, one_of_each_pair
 from npcalc.ops.portable import can_be_portable
 from npcalc.potential import portable
@@ -140,3 +142,15 @@ def test_threads_are_left_as_they_were():
         torch.set_num_threads(before)
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-5)
+
+
+def test_layers_derived_from_painn_keep_their_function():
+    class Doubled(PaiNNLayer):
+        def forward(self, x, point_type, geometry):
+            return 2.0 * super().forward(x, point_type, geometry)
+
+    model = make("one").module.edge_potential.model
+    assert can_be_portable(model)
+    model.host.layers[1].__class__ = Doubled
+    assert not can_be_portable(model)
+    assert not can_fuse_messages(model)

@@ -144,8 +144,9 @@ def can_fuse_messages(model: PolarizedModel) -> bool:
     """Whether the operator has what the messages of a model need."""
     coupling = model.coupling
     return isinstance(coupling, (SinglePoint, PairedGeometry)) and all(
-        isinstance(layer, PaiNNLayer)
-        and isinstance(layer.basis, BesselBasis)
+        # Classes derived from these may be another function.
+        type(layer) is PaiNNLayer
+        and type(layer.basis) is BesselBasis
         and layer.channels % 16 == 0
         and layer.channels % (4 * layer.n_heads) == 0
         # The series of sine and cosine in the operator reach to twice the cutoff.

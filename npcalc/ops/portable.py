@@ -119,7 +119,8 @@ def can_be_portable(model: PolarizedModel) -> bool:
         known
         and isinstance(model.increments, NoIncrements)  # which are of each edge
         and all(
-            isinstance(layer, PaiNNLayer) and isinstance(layer.basis, BesselBasis)
+            # Classes derived from these may be another function.
+            type(layer) is PaiNNLayer and type(layer.basis) is BesselBasis
             for layer in model.host.layers
         )
     )

@@ -38,7 +38,7 @@ def portable_source(module: PotentialModule) -> tuple[str, dict[str, Tensor]]:
     """TorchScript source of a potential.
 
     Args:
-        module: Potential in evaluation mode; its network may be changed to one of the same function.
+        module: Potential in evaluation mode.
 
     Returns:
         Source of a method ``forward`` with the arguments and results of `PotentialModule.forward`
@@ -49,8 +49,12 @@ def portable_source(module: PotentialModule) -> tuple[str, dict[str, Tensor]]:
     if not can_be_portable(model):
         return write_source(trace_module(module), "forward")
     few, constants = write_source(trace_module(module), "few_edges")
+    before = model.fused
     make_portable(model)
-    many, others = write_source(trace_module(module), "many_edges")
+    try:
+        many, others = write_source(trace_module(module), "many_edges")
+    finally:
+        model.fused = before
     return few + many + FORWARD, constants | others
 
 
