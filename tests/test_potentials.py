@@ -255,6 +255,23 @@ def test_harmonic_spectrum_against_the_reference(name, reference_data):
     assert np.corrcoef(lines.intensities, file["intensities_km_mol"])[0, 1] >= 0.98
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_accuracy_of_scripts_where_edges_are_many(name):
+    """Float32 and the file's TorchScript, against the float64 network, on eight molecules in a cell."""
+    atoms = Atoms(cell=[11.0] * 3, pbc=True)
+    for place in np.ndindex(2, 2, 2):
+        one = molecule("CH3CH2OH")
+        one.rotate(40.0 * sum(place), (1.0, 2.0, 3.0))
+        one.translate(5.5 * np.array(place) - one.get_center_of_mass())
+        atoms += one
+    atoms.rattle(0.02, seed=1)
+    reference = evaluate(load_potential(name, dtype="float64"), atoms)
+    found = evaluate(load_potential(name), atoms)
+    assert np.abs(found["energies"] - reference["energies"]).max() < 1e-5
+    np.testing.assert_allclose(found["forces"], reference["forces"], atol=1e-4)
+    np.testing.assert_allclose(found["virial"], reference["virial"], atol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_accuracy_of_fast_paths_after_a_run(compile):
