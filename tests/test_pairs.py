@@ -19,6 +19,7 @@ FORMS = {
     "none": ("none", {"charges": "none", "dipole": False}),
     "static": ("static", {"charges": "none", "dipole": False, "n_points": 2}),
     "one": ("geometry", {"envelope": "polynomial"}),
+    "three": ("geometry", {"n_points": 3}),
     "heads": ("heads-4", HEADS),
     "rank": ("geometry", {"host": {**HOSTS["painn"], "filter_rank": 5}}),
 }
@@ -119,8 +120,8 @@ def test_memory_does_not_grow_with_the_edges_at_once():
 
 
 def test_models_that_need_more_keep_their_graph(tmp_path):
-    for host, form in (("painn", "geometry-4"), ("painn", "heads-4"), ("egnn", "geometry")):
-        potential = make_potential(host, form)  # points in all channels; increments; another host
+    for host, form in (("painn", "heads-4"), ("egnn", "geometry")):
+        potential = make_potential(host, form)  # increments, which are of each edge; another host
         assert not can_be_portable(potential.module.edge_potential.model)
     potential.save(tmp_path / "p.pt")
     assert not npcalc.load_potential(tmp_path / "p.pt")._script.bounded

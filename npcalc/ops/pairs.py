@@ -27,14 +27,17 @@ class PairGeometry(NamedTuple):
         unit: Direction of the neighbor's nucleus, shape (B, 3).
         soft: Vectors that have softened lengths, shape (B, V, 3).
         lengths: These lengths, shape (B, V).
-        own: Directions between electron points, shape (B, 3, H) or (B, 3, 1), empty without points.
+        second: Vectors between electron points, shape (B, 3, H), or between their means, shape (B, 3, 1),
+            where there is one head; empty without points.
+        second_length: Their softened lengths, shape (B, 1, H) or (B, 1, 1).
     """
 
     length: Tensor
     unit: Tensor
     soft: Tensor
     lengths: Tensor
-    own: Tensor
+    second: Tensor
+    second_length: Tensor
 
 
 def one_of_each_pair(edge_index: Tensor, shifts: Tensor) -> Tensor:
@@ -71,29 +74,36 @@ def envelope_of(length: Tensor, cutoff: float, power: int) -> tuple[Tensor, Tens
     return 1.0 - torch.pow(x, p) * poly, slope / cutoff
 
 
-def geometry_of(r: Tensor, d_i: Tensor, d_j: Tensor, softening: float, still: bool) -> PairGeometry:
+def geometry_of(
+    r: Tensor, d_i: Tensor, d_j: Tensor, softening: float, n_heads: int, still: bool
+) -> PairGeometry:
     """Geometry of pairs from vectors r_ij (B, 3) and displacements (B, K, 3) of both atoms."""
     length = torch.sqrt((r * r).sum(1, keepdim=True))
     unit = r / length
     k = d_i.shape[1]
     if k == 0:
-        return PairGeometry(length, unit, d_i, length[:, :0], d_i)
+        return PairGeometry(length, unit, d_i, length[:, :0], d_i, d_i)
     soft = r.unsqueeze(1)
     if not still:
         ne = soft + d_j
         soft = torch.cat([ne, soft - d_i, ne - d_i], dim=1)
     lengths = torch.sqrt((soft * soft).sum(2) + softening * softening)
     first = 0 if still else 2 * k
-    own = (soft[:, first:] / lengths[:, first:].unsqueeze(2)).transpose(1, 2)
-    return PairGeometry(length, unit, soft, lengths, own)
+    second, second_length = soft[:, first:], lengths[:, first:].unsqueeze(2)
+    if n_heads != second.shape[1]:  # all points in all channels
+        second = second.mean(1, keepdim=True)
+        second_length = torch.sqrt((second * second).sum(2, keepdim=True) + softening * softening)
+    second, second_length = second.transpose(1, 2), second_length.transpose(1, 2)
+    return PairGeometry(length, unit, soft, lengths, second, second_length)
 
 
-def radial_input(f: Tensor, envelope: Tensor, still: bool) -> tuple[Tensor, Tensor]:
+def radial_input(f: Tensor, envelope: Tensor, n_heads: int, still: bool) -> tuple[Tensor, Tensor]:
     """What the even and the odd weights of filters are multiplied with.
 
     Args:
         f: Radial functions times the envelope, shape (B, 1 + V, n).
         envelope: Shape (B, 1).
+        n_heads: H; with one, all channels see all points.
         still: Whether displacements are zero, or there are none.
 
     Returns:
@@ -105,6 +115,10 @@ def radial_input(f: Tensor, envelope: Tensor, still: bool) -> tuple[Tensor, Tens
         return even, even[:, :, :0]
     k = f.shape[1] // 3
     ne, en = f[:, 1 : 1 + k], f[:, 1 + k : 1 + 2 * k]
+    if n_heads == 1:
+        even = torch.cat([f[:, :1], f[:, 1 + 2 * k :], ne + en], dim=1).flatten(1)
+        even = torch.cat([even, envelope], dim=1)
+        return even.unsqueeze(0), (ne - en).flatten(1).unsqueeze(0)
     bias = envelope.unsqueeze(1).expand(-1, k, 1)
     parts = [f[:, :1].expand(-1, k, f.shape[2]), f[:, 1 + 2 * k :], ne + en, bias]
     return torch.cat(parts, dim=2).transpose(0, 1), (ne - en).transpose(0, 1)
@@ -117,6 +131,12 @@ def radial_input_backward(
     if still:
         by_f = by_even[0, :, :-1]
         return by_f.reshape(by_f.shape[0], by_f.shape[1] // n, n), by_even[0, :, -1:]
+    if by_even.shape[0] == 1:
+        b, k = by_odd.shape[1], by_odd.shape[2] // n
+        parts = by_even[0, :, :-1].reshape(b, 1 + 2 * k, n)
+        both, change = parts[:, 1 + k :], by_odd[0].reshape(b, k, n)
+        by_f = torch.cat([parts[:, :1], both + change, both - change, parts[:, 1 : 1 + k]], dim=1)
+        return by_f, by_even[0, :, -1:]
     between, ee = by_even[:, :, :n].sum(0, keepdim=True), by_even[:, :, n : 2 * n]
     both = by_even[:, :, 2 * n : 3 * n]
     by_f = torch.cat([between, both + by_odd, both - by_odd, ee]).transpose(0, 1)
@@ -136,7 +156,7 @@ def filters_of(
         n_parts: P.
         still: Whether displacements are zero, or there are none.
     """
-    f_even, f_odd = radial_input(f, envelope, still)
+    f_even, f_odd = radial_input(f, envelope, even.shape[0], still)
     of_even = torch.bmm(f_even, even)
     h, b = of_even.shape[0], of_even.shape[1]
     w = of_even.shape[2] // n_parts
@@ -169,8 +189,9 @@ def filters_of_backward(
     return radial_input_backward(by_even, torch.bmm(parts[1], odd.transpose(1, 2)), n, still)
 
 
-def to_channels(own: Tensor, of_head: Tensor) -> Tensor:
-    """Directions (2, B, 3, c), or (2, B, 3, 1), of both edges from those of the heads (B, 3, H)."""
+def to_channels(found: PairGeometry, of_head: Tensor) -> Tensor:
+    """Second directions (2, B, 3, c), or (2, B, 3, 1) where all are the same, of both edges."""
+    own = found.second / found.second_length
     wide = own if own.shape[2] == 1 else torch.matmul(own, of_head)
     return torch.stack([wide, -wide])
 
@@ -209,7 +230,12 @@ def edge_messages(
     for start in range(0, r.shape[0], step):
         i, j = center[start : start + step], neighbor[start : start + step]
         found = geometry_of(
-            r[start : start + step], d.index_select(0, i), d.index_select(0, j), softening, still
+            r[start : start + step],
+            d.index_select(0, i),
+            d.index_select(0, j),
+            softening,
+            even.shape[0],
+            still,
         )
         envelope = envelope_of(found.length, cutoff, power)[0]
         x = torch.cat([found.length, found.lengths], dim=1).unsqueeze(2)
@@ -220,7 +246,7 @@ def edge_messages(
         unit = torch.stack([found.unit, -found.unit]).unsqueeze(3)
         pull = unit * m[:, :, p - n_directions].unsqueeze(2)
         if n_directions > 1:
-            pull.addcmul_(to_channels(found.own, of_head), m[:, :, p - 1].unsqueeze(2))
+            pull.addcmul_(to_channels(found, of_head), m[:, :, p - 1].unsqueeze(2))
         if p > 1 + n_directions:
             v_j = v.index_select(0, sources).view(2, -1, 3, c)
             pull.addcmul_(v_j, m[:, :, 1].unsqueeze(2))
@@ -254,7 +280,12 @@ def edge_messages_backward(  # noqa: D417
     for start in range(0, r.shape[0], step):
         i, j = center[start : start + step], neighbor[start : start + step]
         found = geometry_of(
-            r[start : start + step], d.index_select(0, i), d.index_select(0, j), softening, still
+            r[start : start + step],
+            d.index_select(0, i),
+            d.index_select(0, j),
+            softening,
+            even.shape[0],
+            still,
         )
         envelope, slope = envelope_of(found.length, cutoff, power)
         x = torch.cat([found.length, found.lengths], dim=1).unsqueeze(2)
@@ -273,7 +304,7 @@ def edge_messages_backward(  # noqa: D417
         by_unit = torch.matmul(g, m[:, :, p - n_directions].unsqueeze(3)).squeeze(3)
         by_own = g[0]
         if n_directions > 1:
-            own = to_channels(found.own, of_head)
+            own = to_channels(found, of_head)
             torch.sum(g * own, dim=2, out=by_m[:, :, p - 1])
             products = g * m[:, :, p - 1].unsqueeze(2)
             by_own = torch.matmul(products[0] - products[1], of_head.t())  # (B, 3, H)
@@ -312,7 +343,7 @@ def geometry_backward(
         by_length: Gradient by a part of it, of its shape, as the following.
         by_unit: Shape (B, 3).
         by_lengths: Shape (B, V).
-        by_own: Shape (B, 3, H); not read without points.
+        by_own: By ``mean / second_length``, shape (B, 3, H); not read without points.
         still: Whether displacements are zero, or there are none.
     """
     along = (by_unit * found.unit).sum(1, keepdim=True)
@@ -322,10 +353,12 @@ def geometry_backward(
         return by_r, soft, soft
     by_soft = soft * (by_lengths / lengths).unsqueeze(2)
     k = 0 if still else soft.shape[1] // 3
-    last, length = soft[:, 2 * k :], lengths[:, 2 * k :].unsqueeze(2)
-    by_last = by_own.transpose(1, 2) / length
-    radial = (by_last * last).sum(2, keepdim=True) / (length * length)
-    by_soft[:, 2 * k :] += by_last - radial * last
+    second, length = found.second, found.second_length
+    by_second = by_own / length
+    by_second = by_second - second * ((by_second * second).sum(1, keepdim=True) / (length * length))
+    if second.shape[2] != soft.shape[1] - 2 * k:
+        by_second = by_second / float(soft.shape[1] - 2 * k)
+    by_soft[:, 2 * k :] += by_second.transpose(1, 2)
     by_r = by_r + by_soft.sum(1)
     if still:
         return by_r, soft, soft

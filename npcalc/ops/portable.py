@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..model import PolarizedModel
 from ..nn.hosts.painn import PaiNNLayer
-from ..nn.points import PairedGeometry, PairedHeads, SinglePoint
+from ..nn.points import PairedGeometry, SinglePoint
 from ..nn.radial import BesselBasis
 from ..nn.readouts import NoIncrements
 from .painn import envelope_power, filter_weights
@@ -110,13 +110,8 @@ class PortablePaiNNLayer(nn.Module):
 
 def can_be_portable(model: PolarizedModel) -> bool:
     """Whether the functions of ``pairs.py`` are what the messages of a model are."""
-    coupling = model.coupling
-    # Several moving points in all channels would need a filter of all their distances.
-    known = isinstance(coupling, (SinglePoint, PairedHeads)) or (
-        isinstance(coupling, PairedGeometry) and (coupling.n_points == 1 or all(model.still))
-    )
     return (
-        known
+        isinstance(model.coupling, (SinglePoint, PairedGeometry))
         and isinstance(model.increments, NoIncrements)  # which are of each edge
         and all(
             # Classes derived from these may be another function.
