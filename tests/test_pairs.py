@@ -10,7 +10,7 @@ from npcalc.graph import collate
 from npcalc.nn.hosts.painn import PaiNNLayer
 from npcalc.nn.radial import make_envelope
 from npcalc.ops import can_fuse_messages
-from npcalc.ops.pairs import edge_messages, envelope_of, one_of_each_pair
+from npcalc.ops.pairs import edge_messages, edge_messages_backward, envelope_of, one_of_each_pair
 from npcalc.ops.portable import can_be_portable
 from npcalc.potential import portable
 
@@ -78,8 +78,51 @@ def test_edges_without_a_partner(pair):
     """They are evaluated as they are, by the graph for few edges."""
     potential, scripted = pair
     graph = make_graph(potential, crystal())
-    some = graph._replace(edge_index=graph.edge_index[:, ::3], shifts=graph.shifts[::3])
-    assert_same(scripted.evaluate(some), potential.evaluate(some))
+    taken = one_of_each_pair(graph.edge_index, graph.shifts)
+    # As many that would be taken as others: each second one of those, with any others.
+    others = torch.tensor(
+        [k for k in range(graph.edge_index.shape[1]) if k not in set(taken.tolist())]
+    )
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
+    for some in (torch.cat([taken[::2], others[order][: len(taken[::2])]]), taken):
+        part = graph._replace(edge_index=graph.edge_index[:, some], shifts=graph.shifts[some])
+        assert len(one_of_each_pair(part.edge_index, part.shifts)) == 0
+        assert_same(scripted.evaluate(part), potential.evaluate(part))
+
+
+def test_edges_of_nearest_neighbors():
+    """The nearest ones of each atom are often not mutual, and as many ascend as descend."""
+    graph = make_graph(make("one"), large())
+    vectors = graph.positions[graph.edge_index[1]] - graph.positions[graph.edge_index[0]]
+    length = (vectors + graph.shifts @ graph.cell[0]).norm(dim=1)
+    for k in range(5, 30):
+        near = []
+        for atom in range(graph.n_atoms):
+            own = (graph.edge_index[0] == atom).nonzero().squeeze(1)
+            near.append(own[length[own].argsort(stable=True)[:k]])
+        some = torch.cat(near)
+        rows = torch.cat([graph.edge_index[:, some].T, graph.shifts[some].long()], 1)
+        back = torch.cat([rows[:, [1, 0]], -rows[:, 2:]], 1)
+        mutual = {tuple(r) for r in rows.tolist()} == {tuple(r) for r in back.tolist()}
+        taken = one_of_each_pair(graph.edge_index[:, some], graph.shifts[some])
+        assert (len(taken) > 0) == mutual
+
+
+def test_where_very_many_edges_go(monkeypatch):
+    """In one piece to a script that needs little memory for them, else to blocks of atoms."""
+    potential = npcalc.load_potential("ethanol-fast")
+    graph = make_graph(potential, ethanol())
+    calls = []
+    module = "npcalc.potential.potential"
+    monkeypatch.setattr(f"{module}.EDGES_AT_ONCE", 10)
+    monkeypatch.setattr(f"{module}.evaluate_in_blocks", lambda *given: calls.append(given) or {})
+    assert potential.evaluate(graph)
+    assert not calls
+    half = graph._replace(edge_index=graph.edge_index[:, ::2], shifts=graph.shifts[::2])
+    assert not potential.evaluate(half)
+    monkeypatch.setattr(f"{module}.EDGES_AT_ONCE_BOUNDED", 20)
+    assert not potential.evaluate(graph)
+    assert len(calls) == 2
 
 
 def test_one_edge_is_taken_of_each_pair():
@@ -103,20 +146,24 @@ def test_envelopes_are_those_of_the_hosts(name, power):
 
 
 def test_memory_does_not_grow_with_the_edges_at_once():
-    """Nothing of the size of edges and channels is made: twice the edges, hardly more memory."""
-    sizes = []
-    for n_pairs in (4096, 8192):
+    """Nothing of the size of edges and channels is made, with or without the gradient."""
+    largest: dict[str, list[int]] = {}
+    for n_pairs in (2048, 4096):
         g = torch.Generator().manual_seed(0)
         center, neighbor = torch.randint(0, 50, (2, n_pairs), generator=g)
         arguments = (
-            torch.randn(n_pairs, 3, generator=g), center, neighbor, torch.zeros(50, 0, 3),
-            torch.randn(50, 48, generator=g), torch.zeros(50, 3, 16), torch.randn(1, 5, 48),
-            torch.zeros(1, 0, 48), torch.ones(1, 16), torch.ones(4), 5.0, 0.05, 0, True,
+            torch.randn(n_pairs, 3, generator=g), center, neighbor, torch.randn(50, 2, 3, generator=g),
+            torch.randn(50, 64, generator=g), torch.randn(50, 3, 16), torch.randn(2, 13, 32),
+            torch.randn(2, 4, 32), torch.eye(2).repeat_interleave(8, 1), torch.ones(4), 5.0, 0.05, 0, False,
         )  # fmt: skip
-        with torch.profiler.profile(profile_memory=True) as profile:
-            edge_messages(*arguments)
-        sizes.append(max(e.self_cpu_memory_usage / e.count for e in profile.key_averages()))
-    assert sizes[0] == sizes[1] <= 2 * 512 * 3 * 16 * 4
+        by = torch.randn(50, 16), torch.randn(50, 3, 16)
+        for function, given in ((edge_messages, ()), (edge_messages_backward, by)):
+            with torch.profiler.profile(profile_memory=True, record_shapes=True) as profile:
+                function(*given, *arguments)
+            sizes = [e.self_cpu_memory_usage for e in profile.events()]
+            largest.setdefault(function.__name__, []).append(max(sizes))
+    for sizes in largest.values():
+        assert sizes[0] == sizes[1] <= 2 * 512 * 4 * 16 * 4
 
 
 def test_models_that_need_more_keep_their_graph(tmp_path):

@@ -266,7 +266,9 @@ def test_accuracy_of_scripts_where_edges_are_many(name):
         atoms += one
     atoms.rattle(0.02, seed=1)
     reference = evaluate(load_potential(name, dtype="float64"), atoms)
-    found = evaluate(load_potential(name), atoms)
+    scripted = load_potential(name)
+    assert scripted._script.bounded or name != "ethanol-fast"
+    found = evaluate(scripted, atoms)
     assert np.abs(found["energies"] - reference["energies"]).max() < 1e-5
     np.testing.assert_allclose(found["forces"], reference["forces"], atol=1e-4)
     np.testing.assert_allclose(found["virial"], reference["virial"], atol=1e-3)

@@ -44,7 +44,8 @@ def keep_memory() -> None:
 
     By default GNU's returns those of more than some 100 kB to the system, and fetching them anew takes
     up to a quarter of the time of training and of potentials that are not compiled. A library must
-    not set this for its user, a program may. Other C libraries stay as they are.
+    not set this for its user, a program may; the library only frees an array once, from which the C
+    library learns something like it (`Potential.use_script`). Other C libraries stay as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

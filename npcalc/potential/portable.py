@@ -27,7 +27,7 @@ EDGES_FOR_PAIRS = 200
 FORWARD = f"""def forward(self, {", ".join(ARGUMENTS)}):
     if edge_index.size(1) >= {EDGES_FOR_PAIRS}:
         taken = one_of_each_pair(edge_index, shifts)
-        if 2 * taken.size(0) == edge_index.size(1):
+        if taken.size(0) > 0:
             edges = edge_index[:, taken]
             return self.many_edges(positions, cell, species, edges, shifts[taken], batch)
     return self.few_edges({", ".join(ARGUMENTS)})

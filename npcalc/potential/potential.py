@@ -3,8 +3,9 @@
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..graph import AtomGraph
+from ..ops.pairs import one_of_each_pair
 from . import derivatives
 from .archive import ArchiveError, Script, build_module, load_script, read_archive, write_archive
 from .blocks import evaluate_in_blocks
@@ -36,9 +38,13 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @contextmanager
 def _worthwhile_threads(n_edges: int) -> Iterator[None]:
-    """Keeps what is done with few edges to one thread."""
+    """Keeps what is done with few edges to one thread.
+
+    Not beside other threads of Python: one that first uses torch meanwhile would have one for good.
+    """
     threads = torch.get_num_threads()
     alone = threads > 1 and n_edges < EDGES_FOR_THREADS
+    alone = alone and sum(not t.daemon for t in threading.enumerate()) == 1
     if alone:
         torch.set_num_threads(1)
     try:
@@ -130,13 +136,19 @@ class Potential:
             Tensors by name in the units of `npcalc.conventions`.
         """
         n_edges = graph.edge_index.shape[1]
-        if n_edges > (EDGES_AT_ONCE_BOUNDED if self._bounded else EDGES_AT_ONCE):
+        if n_edges > EDGES_AT_ONCE and not self._serves_at_once(graph):
             return evaluate_in_blocks(self.module, graph)
         if self._script is not None:
             with _worthwhile_threads(n_edges), torch.no_grad():
                 return self._script(*graph)
         with torch.enable_grad():
             return {k: v.detach() for k, v in self.module(*graph).items()}
+
+    def _serves_at_once(self, graph: AtomGraph) -> bool:
+        """Whether the script needs little memory for a graph of many edges."""
+        if not self._bounded or graph.edge_index.shape[1] > EDGES_AT_ONCE_BOUNDED:
+            return False
+        return len(one_of_each_pair(graph.edge_index, graph.shifts)) > 0
 
     def use_script(self, script: Script) -> None:
         """Evaluates by a script of the same function, which is faster than the network and its gradient.
@@ -145,12 +157,12 @@ class Potential:
             script: From the file of this potential, see `archive.load_script`.
         """
         self._script = script
-        # GNU's C library returns freed memory to the system at each call, which then fetches it again, until
-        # it has seen a program free as much at once. This is never written to.
-        torch.empty(31 * 2**20, dtype=torch.uint8)
-        self._bounded = getattr(
-            script, "bounded", False
-        )  # which scripts of older files do not have
+        # Scripts of older files have no such attribute.
+        self._bounded = getattr(script, "bounded", False)
+        if self.device.type == "cpu":
+            # GNU's C library returns freed memory to the system at each call, which then fetches it again,
+            # until it has seen a program free as much at once. This is never written to.
+            torch.empty(31 * 2**20, dtype=torch.uint8)
 
     def compile(self) -> bool:
         """Compiles the potential, or loads what was compiled before, see `package`.
@@ -257,11 +269,11 @@ def _again(
     """A potential from what it is made of, with the script of the file that it is from if that is there."""
     potential = Potential(card, weights, device, dtype)
     potential.source = source
-    try:
-        loaded = load_potential(source, device, dtype) if source is not None else None
-    except (FileNotFoundError, ArchiveError):
-        return potential
-    return loaded if loaded is not None and loaded.sha256 == potential.sha256 else potential
+    with suppress(OSError, ArchiveError):
+        loaded = None if source is None else load_potential(source, device, dtype)
+        if loaded is not None and loaded._script and loaded.sha256 == potential.sha256:
+            potential.use_script(loaded._script)
+    return potential
 
 
 def load_potential(

@@ -182,24 +182,6 @@ class TrainConfig(_Section):
         return any(p.readout == "dipole_norm" for p in self.model.properties.values())
 
     @model_validator(mode="after")
-    def _model_without_idle_keys(self) -> "TrainConfig":
-        model = self.model
-
-        def refuse(names: tuple[str, ...], reason: str) -> None:
-            for name in names:
-                if getattr(model, name) != type(model).model_fields[name].default:
-                    raise ValueError(f"model.{name} does nothing {reason}: leave it out")
-
-        if model.polarization == "none":
-            points = ("coupling", "pairs", "n_points", "d_max", "softening", "electron_weight")
-            refuse(points, "with polarization: none, which has no points")
-        if model.coupling != "paired_nodes":
-            refuse(("pairs",), "without coupling: paired_nodes")
-        if model.polarization == "static":
-            refuse(("d_max",), "with polarization: static")
-        return self
-
-    @model_validator(mode="after")
     def _known_properties(self) -> "TrainConfig":
         unknown = [name for name in self.loss.properties if name not in self.model.properties]
         if unknown:
@@ -264,10 +246,34 @@ def parse_config(raw: dict[str, Any], origin: str = "configuration") -> TrainCon
         ConfigError: It is not valid; unknown keys are named with the nearest known key.
     """
     try:
-        return TrainConfig.model_validate(raw)
+        config = TrainConfig.model_validate(raw)
     except ValidationError as error:
         problems = [_explain(e, raw) for e in error.errors()]
         raise ConfigError(f"{origin}: " + "; ".join(problems)) from error
+    problems = _idle_keys(config.model)
+    if problems:
+        raise ConfigError(f"{origin}: " + "; ".join(problems))
+    return config
+
+
+def _idle_keys(model: ModelConfig) -> list[str]:
+    """What is said of keys that were given and do nothing, in what is new and not in what is stored."""
+    idle: dict[str, str] = {}
+    if model.coupling != "paired_nodes":
+        idle["pairs"] = "without coupling: paired_nodes"
+    if model.polarization != "moving" or not model.dipole:
+        idle["electron_weight"] = "without polarization: moving and dipole: true"
+    if model.polarization == "static":
+        idle["d_max"] = "with polarization: static"
+    if model.polarization == "none":
+        points = ("coupling", "pairs", "n_points", "d_max", "softening", "electron_weight")
+        idle |= dict.fromkeys(points, "with polarization: none, which has no points")
+    fields = ModelConfig.model_fields
+    return [
+        f"model.{name} does nothing {reason}: leave it out"
+        for name, reason in idle.items()
+        if getattr(model, name) != fields[name].default
+    ]
 
 
 def _explain(error: Any, raw: dict[str, Any]) -> str:

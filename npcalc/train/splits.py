@@ -1,5 +1,6 @@
 """Training, validation and test structures as a configuration names them."""
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,15 +37,15 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
         splits["train"] = whole.subset(random_split(len(whole), [n], config.split_seed)[0])
     elif config.split_file is not None:
         train = np.loadtxt(config.split_file, dtype=np.int64, ndmin=1)
-        twice = np.flatnonzero(np.bincount(train[train >= 0]) > 1)
-        if len(twice):
-            raise ValueError(f"{config.split_file} names structure {twice[0]} more than once")
         wrong = train[(train < 0) | (train >= len(whole))]
         if len(wrong):
             raise ValueError(
                 f"{config.split_file} names structure {wrong[0]}, but {config.train} has "
                 f"{len(whole)}, counted from 0"
             )
+        twice = np.flatnonzero(np.bincount(train) > 1)
+        if len(twice):
+            raise ValueError(f"{config.split_file} names structure {twice[0]} more than once")
         rest = np.setdiff1d(np.arange(len(whole)), train)[: config.n_validation]
         if len(rest) == 0:
             raise ValueError(
@@ -82,9 +83,8 @@ def _warn_of_repeated(train: DataSet, other: DataSet, name: str, path: Path) -> 
 
 
 def _structures(data: DataSet) -> Iterator[bytes]:
-    """Atoms, positions and cell of each structure."""
+    """A hash of atoms, positions and cell of each structure."""
     ends = np.cumsum(data.n_atoms)
     for first, last, cell in zip(ends - data.n_atoms, ends, data.cell, strict=True):
-        yield b"".join(
-            part.tobytes() for part in (data.numbers[first:last], data.positions[first:last], cell)
-        )
+        parts = (data.numbers[first:last], data.positions[first:last], cell)
+        yield hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
