@@ -90,12 +90,13 @@ def envelope_of(length: Tensor, cutoff: float, power: int) -> tuple[Tensor, Tens
 
 
 def geometry_of(
-    r: Tensor, d_i: Tensor, d_j: Tensor, softening: float, n_heads: int, still: bool
+    r: Tensor, i: Tensor, j: Tensor, d: Tensor, softening: float, n_heads: int, still: bool
 ) -> PairGeometry:
-    """Geometry of pairs from vectors r_ij (B, 3) and displacements (B, K, 3) of both atoms."""
+    """Geometry of pairs from r_ij (B, 3), both atoms (B,), and all displacements (n_atoms, K, 3)."""
     length = torch.sqrt((r * r).sum(1, keepdim=True))
     unit = r / length
-    k = d_i.shape[1]
+    k = d.shape[1]
+    d_i, d_j = d.index_select(0, i), d.index_select(0, j)
     if k == 0:
         return PairGeometry(length, unit, d_i, length[:, :0], d_i, d_i)
     soft = r.unsqueeze(1)
@@ -244,14 +245,8 @@ def edge_messages(
     step = pairs_at_once(r)
     for start in range(0, r.shape[0], step):
         i, j = center[start : start + step], neighbor[start : start + step]
-        found = geometry_of(
-            r[start : start + step],
-            d.index_select(0, i),
-            d.index_select(0, j),
-            softening,
-            even.shape[0],
-            still,
-        )
+        r_ij = r[start : start + step]
+        found = geometry_of(r_ij, i, j, d, softening, even.shape[0], still)
         envelope = envelope_of(found.length, cutoff, power)[0]
         x = torch.cat([found.length, found.lengths], dim=1).unsqueeze(2)
         f = torch.sin(x * frequencies).mul_(envelope.unsqueeze(2) / x)
@@ -294,14 +289,8 @@ def edge_messages_backward(  # noqa: D417
     step = pairs_at_once(r)
     for start in range(0, r.shape[0], step):
         i, j = center[start : start + step], neighbor[start : start + step]
-        found = geometry_of(
-            r[start : start + step],
-            d.index_select(0, i),
-            d.index_select(0, j),
-            softening,
-            even.shape[0],
-            still,
-        )
+        r_ij = r[start : start + step]
+        found = geometry_of(r_ij, i, j, d, softening, even.shape[0], still)
         envelope, slope = envelope_of(found.length, cutoff, power)
         x = torch.cat([found.length, found.lengths], dim=1).unsqueeze(2)
         angle, inverse = x * frequencies, 1.0 / x
@@ -351,7 +340,7 @@ def geometry_backward(
     by_own: Tensor,
     still: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of `geometry_of` by r, d_i and d_j, which is not made for points that are still.
+    """Gradient of `geometry_of` by r and by the displacements of i and of j, which still points have not.
 
     Args:
         found: Its result.

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,11 +39,10 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 def _worthwhile_threads(n_edges: int) -> Iterator[None]:
     """Keeps what is done with few edges to one thread.
 
-    Not beside other threads of Python: one that first uses torch meanwhile would have one for good.
+    A thread of Python that first uses torch meanwhile has one for good, until it sets another number.
     """
     threads = torch.get_num_threads()
     alone = threads > 1 and n_edges < EDGES_FOR_THREADS
-    alone = alone and sum(not t.daemon for t in threading.enumerate()) == 1
     if alone:
         torch.set_num_threads(1)
     try:
