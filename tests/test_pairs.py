@@ -80,9 +80,7 @@ def test_edges_without_a_partner(pair):
     graph = make_graph(potential, crystal())
     taken = one_of_each_pair(graph.edge_index, graph.shifts)
     # As many that would be taken as others: each second one of those, with any others.
-    others = torch.tensor(
-        [k for k in range(graph.edge_index.shape[1]) if k not in set(taken.tolist())]
-    )
+    others = torch.tensor(np.setdiff1d(np.arange(graph.edge_index.shape[1]), taken))
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
     for some in (torch.cat([taken[::2], others[order][: len(taken[::2])]]), taken):
         part = graph._replace(edge_index=graph.edge_index[:, some], shifts=graph.shifts[some])

@@ -69,7 +69,6 @@ class PortablePaiNNLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.layer = layer
-        self.still = still or coupling.n_points == 0
         dtype = layer.filter.weight.dtype
         with torch.no_grad():
             bias, even, odd = filter_weights(layer, coupling.n_points, still, torch.float64)
@@ -83,7 +82,7 @@ class PortablePaiNNLayer(nn.Module):
             envelope.cutoff,  # type: ignore[assignment]
             coupling.softening2**0.5,
             envelope_power(envelope),
-            self.still,
+            still or coupling.n_points == 0,
         )
 
     def forward(

@@ -64,22 +64,23 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
         splits = {"train": whole.subset(parts[0]), "validation": whole.subset(parts[1])}
     if config.test is not None:
         splits["test"] = read(config.test)
-    for name in ("validation", "test"):
-        if name in splits:
-            _warn_of_repeated(splits["train"], splits[name], name, config.file_of(name))
+    _warn_of_repeated(run, splits)
     return splits
 
 
-def _warn_of_repeated(train: DataSet, other: DataSet, name: str, path: Path) -> None:
+def _warn_of_repeated(run: TrainConfig, splits: dict[str, DataSet]) -> None:
     """Warns where structures that are not to be trained on are among those that are."""
-    trained = set(_structures(train))
-    repeated = sum(structure in trained for structure in _structures(other))
-    if repeated:
-        warnings.warn(
-            f"{repeated} of the {len(other)} {name} structures of {path} are training structures "
-            f"too: errors on them say nothing about others",
-            stacklevel=3,
-        )
+    trained = set(_structures(splits["train"]))
+    for name, other in splits.items():
+        if name == "train":
+            continue
+        repeated = sum(structure in trained for structure in _structures(other))
+        if repeated:
+            warnings.warn(
+                f"{repeated} of the {len(other)} {name} structures of {run.data.file_of(name)} are "
+                f"training structures too: errors on them say nothing about others",
+                stacklevel=3,
+            )
 
 
 def _structures(data: DataSet) -> Iterator[bytes]:
