@@ -64,6 +64,71 @@ inline T sum(typename Vec<T>::type x) {
   return Vec<T>::sum(x);
 }
 
+// LANES numbers, one for each pair of a block. Loops over the lanes would do, were they not unrolled into single numbers
+// before compilers look for vectors in them.
+template <typename T>
+struct Lanes {
+  typedef typename Vec<T>::type V;
+  static constexpr int W = Vec<T>::width, N = LANES / W;
+  V part[N];
+
+  Lanes(T x = 0) {
+    for (V& p : part) p = V{} + x;
+  }
+  static Lanes of(const T* from) {
+    Lanes x;
+    for (int n = 0; n < N; ++n) x.part[n] = load(from + n * W);
+    return x;
+  }
+  void to(T* memory) const {
+    for (int n = 0; n < N; ++n) store(memory + n * W, part[n]);
+  }
+  Lanes& operator+=(const Lanes& y) { return *this = *this + y; }
+
+  friend Lanes operator+(Lanes x, const Lanes& y) {
+    for (int n = 0; n < N; ++n) x.part[n] += y.part[n];
+    return x;
+  }
+  friend Lanes operator-(Lanes x, const Lanes& y) {
+    for (int n = 0; n < N; ++n) x.part[n] -= y.part[n];
+    return x;
+  }
+  friend Lanes operator*(Lanes x, const Lanes& y) {
+    for (int n = 0; n < N; ++n) x.part[n] *= y.part[n];
+    return x;
+  }
+  friend Lanes operator/(Lanes x, const Lanes& y) {
+    for (int n = 0; n < N; ++n) x.part[n] /= y.part[n];
+    return x;
+  }
+  friend Lanes sqrt(const Lanes& x) {
+    T root[LANES];
+    x.to(root);
+#pragma omp simd
+    for (int l = 0; l < LANES; ++l) root[l] = std::sqrt(root[l]);
+    return of(root);
+  }
+};
+
+// Vectors in space, one for each pair of a block; in memory (3, LANES).
+template <typename T>
+struct Space {
+  Lanes<T> x[3];
+
+  static Space of(const T* from) {
+    return {Lanes<T>::of(from), Lanes<T>::of(from + LANES), Lanes<T>::of(from + 2 * LANES)};
+  }
+  void to(T* memory) const {
+    for (int a = 0; a < 3; ++a) x[a].to(memory + a * LANES);
+  }
+  Space& operator+=(const Space& y) { return *this = *this + y; }
+
+  friend Space operator+(const Space& u, const Space& v) { return {u.x[0] + v.x[0], u.x[1] + v.x[1], u.x[2] + v.x[2]}; }
+  friend Space operator-(const Space& u, const Space& v) { return {u.x[0] - v.x[0], u.x[1] - v.x[1], u.x[2] - v.x[2]}; }
+  friend Space operator*(const Lanes<T>& f, const Space& v) { return {f * v.x[0], f * v.x[1], f * v.x[2]}; }
+  friend Lanes<T> dot(const Space& u, const Space& v) { return u.x[0] * v.x[0] + u.x[1] * v.x[1] + u.x[2] * v.x[2]; }
+};
+
 inline int padded(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
 
 // out[r][:] = bias + sum over k of a(r, k) packed[k][:] for (at least) `rows` rows, a(r, k) = a[r * row + k * step].

@@ -51,27 +51,32 @@ struct Weights {
   T *bias, *even, *odd;
 };
 
-// Sine and cosine of LANES angles: series of a quarter of the angle, doubled twice.
+// Coefficients of the series of sine and cosine, each by the one before it.
 template <typename T>
-inline void sine_cosine(const T* angle, T* s, T* c) {
-  constexpr int TERMS = sizeof(T) == 4 ? 7 : 12;
-  T p[LANES], q[LANES], x2[LANES];
-  for (int l = 0; l < LANES; ++l) {
-    x2[l] = angle[l] * angle[l] * T(0.0625);
-    p[l] = q[l] = 1;
-  }
-  for (int n = TERMS; n > 0; --n) {
-    const T a = T(1) / T(2 * n * (2 * n + 1)), b = T(1) / T(2 * n * (2 * n - 1));
-    for (int l = 0; l < LANES; ++l) {
-      p[l] = 1 - a * x2[l] * p[l];
-      q[l] = 1 - b * x2[l] * q[l];
+struct Series {
+  static constexpr int TERMS = sizeof(T) == 4 ? 7 : 12;
+  T sine[TERMS + 1] = {}, cosine[TERMS + 1] = {};
+  constexpr Series() {
+    for (int n = 1; n <= TERMS; ++n) {
+      sine[n] = T(1) / T(2 * n * (2 * n + 1));
+      cosine[n] = T(1) / T(2 * n * (2 * n - 1));
     }
   }
-  for (int l = 0; l < LANES; ++l) {
-    const T s1 = p[l] * angle[l] * T(0.25), s2 = 2 * s1 * q[l], c2 = q[l] * q[l] - s1 * s1;
-    s[l] = 2 * s2 * c2;
-    c[l] = c2 * c2 - s2 * s2;
+};
+
+// Sine and cosine of angles: series of a quarter of the angle, doubled twice.
+template <typename T>
+inline void sine_cosine(const Lanes<T>& angle, Lanes<T>& s, Lanes<T>& c) {
+  static constexpr Series<T> series;
+  const Lanes<T> x2 = T(0.0625) * (angle * angle);
+  Lanes<T> p = 1, q = 1;
+  for (int n = Series<T>::TERMS; n > 0; --n) {
+    p = T(1) - series.sine[n] * x2 * p;
+    q = T(1) - series.cosine[n] * x2 * q;
   }
+  const Lanes<T> s1 = T(0.25) * angle * p, s2 = T(2) * s1 * q, c2 = q * q - s1 * s1;
+  s = T(2) * s2 * c2;
+  c = c2 * c2 - s2 * s2;
 }
 
 // Pairs inside the cutoff, one edge of each; edges without a partner stand for themselves.
@@ -138,7 +143,6 @@ class Block {
     }
     place();
     for (int q = 0; q < nd; ++q) expand(q);
-    cut_off();
     arrange(functions, even, odd);
     to_filters(even, odd, g.bias, filter_even, filter_odd);
   }
@@ -146,41 +150,28 @@ class Block {
   // Takes derivatives by filters, envelope and directions to edges and displacements.
   void backward(T* by_edges, T* by_d) {
     to_functions(by_even, by_odd, columns_even, columns_odd);
-    T total[3][LANES];
-    nuclear(total);
-    for (int h = 0; g.points > 0 && h < H; ++h) electronic(h, total, by_d);
-    if (g.points > 0 && g.still) {
-      T slope[LANES];
-      slopes_of(1, columns_even + nb * LANES, nullptr, 0, slope);
-      along(1, slope, total);
-    }
+    Space<T> by_r = nuclear();
+    for (int h = 0; g.points > 0 && h < H; ++h) by_r += electronic(h, by_d);
+    if (g.points > 0 && g.still) by_r += along(1, slope_of(1, columns_even + nb * LANES));
     for (int k = 0; k < K; ++k) {
       const T *x = columns_even + at_sum(k), *y = columns_odd + at_odd(k);
-      T slope[LANES], moved_i[3][LANES] = {}, moved_j[3][LANES] = {}, shared[3][LANES] = {};
-      slopes_of(1 + k, x, y, 1, slope);
-      along(1 + k, slope, moved_j);
-      slopes_of(1 + K + k, x, y, -1, slope);
-      along(1 + K + k, slope, moved_i);
-      for (int a = 0; a < 3; ++a)
-        for (int l = 0; l < LANES; ++l) total[a][l] += moved_i[a][l] + moved_j[a][l];
-      slopes_of(1 + 2 * K + k, columns_even + at_ee(k), nullptr, 0, slope);
-      along(1 + 2 * K + k, slope, shared);
-      for (int l = 0; l < count; ++l)
-        for (int a = 0; a < 3; ++a) {
-          total[a][l] += shared[a][l];
-          by_d[(j[l] * K + k) * 3 + a] += moved_j[a][l] + shared[a][l];
-          by_d[(i[l] * K + k) * 3 + a] -= moved_i[a][l] + shared[a][l];
-        }
+      const Space<T> ne = along(1 + k, slope_of(1 + k, x, y, 1));
+      const Space<T> en = along(1 + K + k, slope_of(1 + K + k, x, y, -1));
+      const Space<T> ee = along(1 + 2 * K + k, slope_of(1 + 2 * K + k, columns_even + at_ee(k)));
+      by_r += ne + en + ee;
+      add_by_points(k, ne + ee, en + ee, by_d);
     }
+    T total[3 * LANES];
+    by_r.to(total);
     for (int l = 0; l < count; ++l)
       for (int a = 0; a < 3; ++a) {
         if (!both[l]) {
-          by_edges[3 * edge[l] + a] = total[a][l];
+          by_edges[3 * edge[l] + a] = total[a * LANES + l];
           continue;
         }
         // The two edges of a pair are opposite vectors: each gets half.
-        by_edges[3 * edge[l] + a] = T(0.5) * total[a][l];
-        by_edges[3 * g.reverse[edge[l]] + a] = T(-0.5) * total[a][l];
+        by_edges[3 * edge[l] + a] = T(0.5) * total[a * LANES + l];
+        by_edges[3 * g.reverse[edge[l]] + a] = T(-0.5) * total[a * LANES + l];
       }
   }
 
@@ -248,83 +239,69 @@ class Block {
 
   // Vectors of all distances: nuclei, then ne, en and ee of each electron point; their lengths; directions.
   void place() {
-    const T* r = vector(0);
-    if (g.points > 0 && g.still) std::memcpy(vector(1), r, 3 * LANES * sizeof(T));
-    T shift[3][LANES] = {};
+    const Space<T> r = Space<T>::of(vector(0));
+    if (g.points > 0 && g.still) r.to(vector(1));
+    Space<T> shift;
     for (int k = 0; k < K; ++k) {
-      T *ne = vector(1 + k), *en = vector(1 + K + k), *ee = vector(1 + 2 * K + k);
-      for (int a = 0; a < 3; ++a)
-        for (int l = 0; l < LANES; ++l) {
-          const int x = a * LANES + l;
-          const T di = d_i[3 * k * LANES + x], dj = d_j[3 * k * LANES + x];
-          ne[x] = r[x] + dj;
-          en[x] = r[x] - di;
-          ee[x] = r[x] + dj - di;
-          shift[a][l] += dj - di;
-        }
+      const Space<T> di = Space<T>::of(d_i + 3 * k * LANES), dj = Space<T>::of(d_j + 3 * k * LANES);
+      (r + dj).to(vector(1 + k));
+      (r - di).to(vector(1 + K + k));
+      (r + dj - di).to(vector(1 + 2 * K + k));
+      shift += dj - di;
     }
     for (int q = 0; q < nd; ++q) {
-      const T *x = vector(q), soft = q == 0 ? T(0) : g.softening2;
-      for (int l = 0; l < LANES; ++l) {
-        const T length = std::sqrt(x[l] * x[l] + x[LANES + l] * x[LANES + l] + x[2 * LANES + l] * x[2 * LANES + l] +
-                                   soft);
-        distances[q * LANES + l] = length;
-        inverses[q * LANES + l] = 1 / length;
-      }
+      const Lanes<T> length = length_of(Space<T>::of(vector(q)), q == 0 ? T(0) : g.softening2);
+      length.to(distances + q * LANES);
+      (T(1) / length).to(inverses + q * LANES);
     }
-    for (int a = 0; a < 3; ++a)
-      for (int l = 0; l < LANES; ++l) unit[a][l] = r[a * LANES + l] * inverses[l];
+    (Lanes<T>::of(inverses) * r).to(unit[0]);
     for (int h = 0; h < H; ++h) {
-      T *m = mean + 3 * h * LANES, *length = mean_length + h * LANES;
+      Space<T> m = r;
       if (H > 1)
-        std::memcpy(m, vector(1 + 2 * K + h), 3 * LANES * sizeof(T));
-      else
-        for (int x = 0; x < 3 * LANES; ++x) m[x] = r[x] + (K > 0 ? shift[x / LANES][x % LANES] / K : T(0));
-      for (int l = 0; l < LANES; ++l)
-        length[l] = std::sqrt(m[l] * m[l] + m[LANES + l] * m[LANES + l] + m[2 * LANES + l] * m[2 * LANES + l] +
-                              g.softening2);
-      for (int a = 0; a < 3; ++a)
-        for (int l = 0; l < LANES; ++l) m[a * LANES + l] /= length[l];
+        m = Space<T>::of(vector(1 + 2 * K + h));
+      else if (K > 0)
+        m += T(1) / K * shift;
+      const Lanes<T> length = length_of(m, g.softening2);
+      length.to(mean_length + h * LANES);
+      (T(1) / length * m).to(mean + 3 * h * LANES);
     }
   }
+
+  static Lanes<T> length_of(const Space<T>& x, T softening2) { return sqrt(dot(x, x) + softening2); }
 
   // Bessel functions sin(n w D) / D of a distance without their norm, and their derivatives.
   void expand(int q) {
-    const T *x = distances + q * LANES, w = T(M_PI) / g.cutoff;
-    const T* inverse = inverses + q * LANES;
-    T angle[LANES], s1[LANES], c1[LANES], s[LANES], c[LANES];
-    for (int l = 0; l < LANES; ++l) angle[l] = w * x[l];
-    sine_cosine(angle, s1, c1);
-    std::memcpy(s, s1, sizeof s);
-    std::memcpy(c, c1, sizeof c);
-    if (q == 0) std::memcpy(first_sine, s1, sizeof s1), std::memcpy(first_cosine, c1, sizeof c1);
+    const T w = T(M_PI) / g.cutoff;
+    const Lanes<T> inverse = Lanes<T>::of(inverses + q * LANES);
+    Lanes<T> s1, c1;
+    sine_cosine(w * Lanes<T>::of(distances + q * LANES), s1, c1);
+    if (q == 0) cut_off(s1, c1);
+    Lanes<T> s = s1, c = c1;
     for (int n = 0; n < nb; ++n) {
-      T* to = functions + (q * nb + n) * LANES;
-      for (int l = 0; l < LANES; ++l) to[l] = s[l] * inverse[l];
-      if (with_gradient) {
-        T* slope = slopes + (q * nb + n) * LANES;
-        for (int l = 0; l < LANES; ++l) slope[l] = (w * (n + 1) * c[l] - to[l]) * inverse[l];
-      }
-      for (int l = 0; l < LANES; ++l) {
-        const T next = s[l] * c1[l] + c[l] * s1[l];
-        c[l] = c[l] * c1[l] - s[l] * s1[l];
-        s[l] = next;
-      }
+      const int at = (q * nb + n) * LANES;
+      const Lanes<T> value = s * inverse;
+      value.to(functions + at);
+      if (with_gradient) ((w * (n + 1) * c - value) * inverse).to(slopes + at);
+      const Lanes<T> next = s * c1 + c * s1;
+      c = c * c1 - s * s1;
+      s = next;
     }
   }
 
-  void cut_off() {
-    const T w = T(M_PI) / g.cutoff, p = g.power;
-    for (int l = 0; l < LANES; ++l) {
-      if (g.power == 0) {
-        envelope[l] = T(0.5) * (1 + first_cosine[l]);
-        envelope_slope[l] = T(-0.5) * w * first_sine[l];
-      } else {
-        const T x = distances[l] / g.cutoff, lead = std::pow(x, p - 1);
-        envelope[l] = 1 - lead * x * ((p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x * x);
-        envelope_slope[l] = -p * (p + 1) * (p + 2) / 2 * lead * (1 - x) * (1 - x) / g.cutoff;
-      }
+  // Envelope and its slope; of pi r / r_c the sine and cosine.
+  void cut_off(const Lanes<T>& sine, const Lanes<T>& cosine) {
+    if (g.power == 0) {
+      (T(0.5) * (T(1) + cosine)).to(envelope);
+      (T(-0.5) * T(M_PI) / g.cutoff * sine).to(envelope_slope);
+      return;
     }
+    const T p = g.power;
+    const Lanes<T> x = T(1) / g.cutoff * Lanes<T>::of(distances);
+    Lanes<T> lead = 1;
+    for (int n = 1; n < g.power; ++n) lead = lead * x;
+    const Lanes<T> polynomial = (p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x * x;
+    (T(1) - lead * x * polynomial).to(envelope);
+    (-p * (p + 1) * (p + 2) / 2 / g.cutoff * lead * (T(1) - x) * (T(1) - x)).to(envelope_slope);
   }
 
   // Radial functions in the order of the packed weights: even are nn, ee, ne + en; odd are ne - en.
@@ -349,67 +326,56 @@ class Block {
   }
 
   // Derivative by distance q from those by its functions, x + sign * y.
-  void slopes_of(int q, const T* x, const T* y, int sign, T* slope) const {
-    std::memset(slope, 0, LANES * sizeof(T));
-    add_slopes_of(q, x, y, sign, slope);
-  }
-  void add_slopes_of(int q, const T* x, const T* y, int sign, T* slope) const {
+  Lanes<T> slope_of(int q, const T* x, const T* y = nullptr, T sign = 0) const {
+    Lanes<T> slope;
     for (int n = 0; n < nb; ++n) {
-      const T* b = slopes + (q * nb + n) * LANES;
-      if (y)
-        for (int l = 0; l < LANES; ++l) slope[l] += (x[n * LANES + l] + sign * y[n * LANES + l]) * b[l];
-      else
-        for (int l = 0; l < LANES; ++l) slope[l] += x[n * LANES + l] * b[l];
+      Lanes<T> by = Lanes<T>::of(x + n * LANES);
+      if (y) by += sign * Lanes<T>::of(y + n * LANES);
+      slope += by * Lanes<T>::of(slopes + (q * nb + n) * LANES);
     }
+    return slope;
   }
 
-  // Adds the derivative by the vector of distance q.
-  void along(int q, const T* slope, T to[3][LANES]) {
-    const T *x = vector(q), *inverse = inverses + q * LANES;
-    for (int a = 0; a < 3; ++a)
-      for (int l = 0; l < LANES; ++l) to[a][l] += slope[l] * x[a * LANES + l] * inverse[l];
+  // Derivative by the vector of distance q.
+  Space<T> along(int q, const Lanes<T>& slope) {
+    return slope * Lanes<T>::of(inverses + q * LANES) * Space<T>::of(vector(q));
   }
 
-  void nuclear(T total[3][LANES]) {
-    T slope[LANES], inner[LANES];
-    slopes_of(0, columns_even, nullptr, 0, slope);
-    for (int h = 1; h < H; ++h) add_slopes_of(0, columns_even + at_nn(h), nullptr, 0, slope);
-    for (int l = 0; l < LANES; ++l) {
-      slope[l] += by_envelope[l] * envelope_slope[l];
-      inner[l] = by_unit[0][l] * unit[0][l] + by_unit[1][l] * unit[1][l] + by_unit[2][l] * unit[2][l];
-    }
-    for (int a = 0; a < 3; ++a)
-      for (int l = 0; l < LANES; ++l)
-        total[a][l] = slope[l] * unit[a][l] + (by_unit[a][l] - inner[l] * unit[a][l]) * inverses[l];
+  Space<T> nuclear() {
+    const Space<T> direction = Space<T>::of(unit[0]), by = Space<T>::of(by_unit[0]);
+    Lanes<T> slope = Lanes<T>::of(by_envelope) * Lanes<T>::of(envelope_slope);
+    for (int h = 0; h < H; ++h) slope += slope_of(0, columns_even + at_nn(h));
+    return slope * direction + Lanes<T>::of(inverses) * (by - dot(by, direction) * direction);
   }
 
   // From the direction between the electron points of a head, or between the mean ones.
-  void electronic(int h, T total[3][LANES], T* by_d) {
-    const T *m = mean + 3 * h * LANES, *by = by_mean + 3 * h * LANES, *length = mean_length + h * LANES;
-    T inner[LANES], part[3][LANES];
-    for (int l = 0; l < LANES; ++l)
-      inner[l] = by[l] * m[l] + by[LANES + l] * m[LANES + l] + by[2 * LANES + l] * m[2 * LANES + l];
-    for (int a = 0; a < 3; ++a)
-      for (int l = 0; l < LANES; ++l) {
-        part[a][l] = (by[a * LANES + l] - inner[l] * m[a * LANES + l]) / length[l];
-        total[a][l] += part[a][l];
-      }
+  Space<T> electronic(int h, T* by_d) {
+    const Space<T> m = Space<T>::of(mean + 3 * h * LANES), by = Space<T>::of(by_mean + 3 * h * LANES);
+    const Space<T> part = T(1) / Lanes<T>::of(mean_length + h * LANES) * (by - dot(by, m) * m);
     add_shared(h, part, by_d);
+    return part;
   }
 
   // Adds the derivative by the mean shift, or by that of a head's point, to displacements.
-  void add_shared(int h, const T part[3][LANES], T* by_d) const {
-    const int first = H > 1 ? h : 0, last = H > 1 ? h + 1 : K;
+  void add_shared(int h, const Space<T>& part, T* by_d) const {
+    if (H > 1) return add_by_points(h, part, part, by_d);
+    const Space<T> share = T(1) / std::max(K, 1) * part;
+    for (int k = 0; k < K; ++k) add_by_points(k, share, share, by_d);
+  }
+
+  // Adds derivatives by electron point k of the neighbor, and takes off those of the center.
+  void add_by_points(int k, const Space<T>& neighbor, const Space<T>& center, T* by_d) const {
+    T to[3 * LANES], from[3 * LANES];
+    neighbor.to(to);
+    center.to(from);
     for (int l = 0; l < count; ++l)
-      for (int k = first; k < last; ++k)
-        for (int a = 0; a < 3; ++a) {
-          by_d[(j[l] * K + k) * 3 + a] += part[a][l] / (last - first);
-          by_d[(i[l] * K + k) * 3 + a] -= part[a][l] / (last - first);
-        }
+      for (int a = 0; a < 3; ++a) {
+        by_d[(j[l] * K + k) * 3 + a] += to[a * LANES + l];
+        by_d[(i[l] * K + k) * 3 + a] -= from[a * LANES + l];
+      }
   }
 
   Memory<T>& memory;
-  T first_sine[LANES], first_cosine[LANES];
   T *vectors, *distances, *inverses, *functions, *slopes, *even, *odd, *d_i, *d_j;
   T *by_function, *columns_even, *columns_odd;
 };

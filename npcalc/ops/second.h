@@ -57,13 +57,12 @@ class TangentBlock : public Block<T> {
   void fill(const int64_t* pairs, int n) {
     Block<T>::fill(pairs, n);
     place_tangents();
-    for (int q = 0; q < nd; ++q)
-      for (int n = 0; n < nb; ++n)
-        for (int l = 0; l < LANES; ++l) {
-          const int x = (q * nb + n) * LANES + l;
-          functions_t[x] = slopes[x] * distances_t[q * LANES + l];
-        }
-    for (int l = 0; l < LANES; ++l) envelope_t[l] = this->envelope_slope[l] * distances_t[l];
+    for (int q = 0; q < nd; ++q) {
+      const Lanes<T> rate = Lanes<T>::of(distances_t + q * LANES);
+      for (int x = q * nb * LANES; x < (q + 1) * nb * LANES; x += LANES)
+        (Lanes<T>::of(slopes + x) * rate).to(functions_t + x);
+    }
+    (Lanes<T>::of(this->envelope_slope) * Lanes<T>::of(distances_t)).to(envelope_t);
     this->arrange(functions_t, even_t, odd_t);
     this->to_filters(even_t, odd_t, nullptr, filter_even_t, filter_odd_t);
   }
@@ -75,22 +74,12 @@ class TangentBlock : public Block<T> {
     if (K == 0) return;
     this->to_functions(by_even, by_odd, columns_even, columns_odd);
     this->to_functions(by_even_t, by_odd_t, columns_even_t, columns_odd_t);
-    for (int h = 0; h < H; ++h) {
-      T by_shift[3][LANES];
-      to_mean(h, by_shift);
-      this->add_shared(h, by_shift, by_d);
-    }
+    for (int h = 0; h < H; ++h) this->add_shared(h, by_shift(h), by_d);
     for (int k = 0; k < K; ++k) {
-      T ne[3][LANES], en[3][LANES], ee[3][LANES];
       const int sums = this->at_sum(k), odds = this->at_odd(k);
-      to_vector(1 + k, sums, odds, 1, ne);
-      to_vector(1 + K + k, sums, odds, -1, en);
-      to_vector(1 + 2 * K + k, this->at_ee(k), 0, 0, ee);
-      for (int l = 0; l < count; ++l)
-        for (int a = 0; a < 3; ++a) {
-          by_d[(j[l] * K + k) * 3 + a] += ne[a][l] + ee[a][l];
-          by_d[(i[l] * K + k) * 3 + a] -= en[a][l] + ee[a][l];
-        }
+      const Space<T> ne = by_vector(1 + k, sums, odds, 1), en = by_vector(1 + K + k, sums, odds, -1);
+      const Space<T> ee = by_vector(1 + 2 * K + k, this->at_ee(k), 0, 0);
+      this->add_by_points(k, ne + ee, en + ee, by_d);
     }
   }
 
@@ -111,90 +100,68 @@ class TangentBlock : public Block<T> {
         const T there = along.edges[3 * edge[l] + a];
         r[a * LANES + l] = both[l] ? T(0.5) * (there - along.edges[3 * g.reverse[edge[l]] + a]) : there;
       }
-    if (g.points > 0 && g.still) std::memcpy(vector_t(1), r, 3 * LANES * sizeof(T));
-    for (int h = 0; h < H; ++h) std::memcpy(shift_t + 3 * h * LANES, r, 3 * LANES * sizeof(T));
+    const Space<T> r_t = Space<T>::of(r);
+    if (g.points > 0 && g.still) r_t.to(vector_t(1));
+    Space<T> mean_shift = r_t;
     for (int k = 0; k < K; ++k) {
-      T *ne = vector_t(1 + k), *en = vector_t(1 + K + k), *ee = vector_t(1 + 2 * K + k);
+      T at_i[3 * LANES], at_j[3 * LANES];
       for (int l = 0; l < LANES; ++l)
         for (int a = 0; a < 3; ++a) {
-          const int x = a * LANES + l;
-          const T di = along.d[(i[l] * K + k) * 3 + a], dj = along.d[(j[l] * K + k) * 3 + a];
-          ne[x] = r[x] + dj;
-          en[x] = r[x] - di;
-          ee[x] = r[x] + dj - di;
-          if (H > 1)
-            shift_t[3 * k * LANES + x] = ee[x];
-          else
-            shift_t[x] += (dj - di) / K;
+          at_i[a * LANES + l] = along.d[(i[l] * K + k) * 3 + a];
+          at_j[a * LANES + l] = along.d[(j[l] * K + k) * 3 + a];
         }
+      const Space<T> di = Space<T>::of(at_i), dj = Space<T>::of(at_j), ee = r_t + dj - di;
+      (r_t + dj).to(vector_t(1 + k));
+      (r_t - di).to(vector_t(1 + K + k));
+      ee.to(vector_t(1 + 2 * K + k));
+      if (H > 1) ee.to(shift_t + 3 * k * LANES);
+      mean_shift += T(1) / K * (dj - di);
     }
-    for (int q = 0; q < nd; ++q) {
-      const T *x = this->vector(q), *t = vector_t(q);
-      for (int l = 0; l < LANES; ++l)
-        distances_t[q * LANES + l] = (x[l] * t[l] + x[LANES + l] * t[LANES + l] + x[2 * LANES + l] * t[2 * LANES + l]) *
-                                     inverses[q * LANES + l];
-    }
-    for (int a = 0; a < 3; ++a)
-      for (int l = 0; l < LANES; ++l)
-        unit_t[a][l] = (r[a * LANES + l] - unit[a][l] * distances_t[l]) * inverses[l];
+    if (H == 1) mean_shift.to(shift_t);
+    for (int q = 0; q < nd; ++q)
+      (dot(Space<T>::of(this->vector(q)), Space<T>::of(vector_t(q))) * Lanes<T>::of(inverses + q * LANES))
+          .to(distances_t + q * LANES);
+    (Lanes<T>::of(inverses) * (r_t - Lanes<T>::of(distances_t) * Space<T>::of(unit[0]))).to(unit_t[0]);
     for (int h = 0; h < H; ++h) {
-      const T *m = mean + 3 * h * LANES, *t = shift_t + 3 * h * LANES, *length = mean_length + h * LANES;
-      for (int l = 0; l < LANES; ++l) {
-        const T inner = m[l] * t[l] + m[LANES + l] * t[LANES + l] + m[2 * LANES + l] * t[2 * LANES + l];
-        for (int x = l; x < 3 * LANES; x += LANES) mean_t[3 * h * LANES + x] = (t[x] - m[x] * inner) / length[l];
-      }
+      const Space<T> m = Space<T>::of(mean + 3 * h * LANES), t = Space<T>::of(shift_t + 3 * h * LANES);
+      (T(1) / Lanes<T>::of(mean_length + h * LANES) * (t - dot(m, t) * m)).to(mean_t + 3 * h * LANES);
     }
   }
 
   // Derivative by the vector of distance q, from those by its functions, even + sign * odd, and their tangents.
-  void to_vector(int q, int evens, int odds, int sign, T to[3][LANES]) {
-    T by_distance[LANES] = {}, by_rate[LANES] = {};
-    const T *inverse = inverses + q * LANES, *rate = distances_t + q * LANES;
+  Space<T> by_vector(int q, int evens, int odds, T sign) {
+    Lanes<T> by_distance, by_rate;
+    const Lanes<T> inverse = Lanes<T>::of(inverses + q * LANES), rate = Lanes<T>::of(distances_t + q * LANES);
     for (int n = 0; n < nb; ++n) {
       const T w = T(M_PI) / g.cutoff * (n + 1);
-      for (int l = 0; l < LANES; ++l) {
-        const int x = n * LANES + l, f = (q * nb + n) * LANES + l;
-        T value = columns_even[evens + x], tangent = columns_even_t[evens + x];
-        if (sign != 0) {
-          value += sign * columns_odd[odds + x];
-          tangent += sign * columns_odd_t[odds + x];
-        }
-        // D b = sin(w D), so D b'' = -w^2 sin(w D) - 2 b'.
-        const T curvature = -w * w * functions[f] - 2 * slopes[f] * inverse[l];
-        by_distance[l] += value * slopes[f] + tangent * curvature * rate[l];
-        by_rate[l] += tangent * slopes[f];
+      const int x = n * LANES, f = (q * nb + n) * LANES;
+      Lanes<T> value = Lanes<T>::of(columns_even + evens + x), tangent = Lanes<T>::of(columns_even_t + evens + x);
+      if (sign != 0) {
+        value += sign * Lanes<T>::of(columns_odd + odds + x);
+        tangent += sign * Lanes<T>::of(columns_odd_t + odds + x);
       }
+      // D b = sin(w D), so D b'' = -w^2 sin(w D) - 2 b'.
+      const Lanes<T> slope = Lanes<T>::of(slopes + f);
+      const Lanes<T> curvature = -w * w * Lanes<T>::of(functions + f) - T(2) * slope * inverse;
+      by_distance += value * slope + tangent * curvature * rate;
+      by_rate += tangent * slope;
     }
-    const T *x = this->vector(q), *t = vector_t(q);
-    for (int a = 0; a < 3; ++a)
-      for (int l = 0; l < LANES; ++l) {
-        const T direction = x[a * LANES + l] * inverse[l];
-        const T turning = (t[a * LANES + l] - direction * rate[l]) * inverse[l];
-        to[a][l] = by_distance[l] * direction + by_rate[l] * turning;
-      }
+    const Space<T> direction = inverse * Space<T>::of(this->vector(q));
+    const Space<T> turning = inverse * (Space<T>::of(vector_t(q)) - rate * direction);
+    return by_distance * direction + by_rate * turning;
   }
 
   // Derivative by the vector between the mean electron points, from those by its direction n = m / L and the
   // tangent n_t = m_t / L - m (m m_t) / L^3.
-  void to_mean(int h, T to[3][LANES]) {
-    const T *m = mean + 3 * h * LANES, *t = shift_t + 3 * h * LANES;
-    const T *by = by_mean + 3 * h * LANES, *by_t = by_mean_t + 3 * h * LANES;
-    for (int l = 0; l < LANES; ++l) {
-      const T inverse = 1 / mean_length[h * LANES + l];
-      T by_n = 0, by_t_n = 0, by_t_m = 0, n_m = 0;
-      for (int x = l; x < 3 * LANES; x += LANES) {
-        by_n += by[x] * m[x];
-        by_t_n += by_t[x] * m[x];
-        by_t_m += by_t[x] * t[x];
-        n_m += m[x] * t[x];
-      }
-      for (int a = 0; a < 3; ++a) {
-        const int x = a * LANES + l;
-        const T straight = (by[x] - m[x] * by_n) * inverse;
-        const T turning = 3 * by_t_n * n_m * m[x] - by_t_m * m[x] - n_m * by_t[x] - by_t_n * t[x];
-        to[a][l] = straight + turning * inverse * inverse;
-      }
-    }
+  Space<T> by_shift(int h) {
+    const int at = 3 * h * LANES;
+    const Space<T> m = Space<T>::of(mean + at), t = Space<T>::of(shift_t + at);
+    const Space<T> by = Space<T>::of(by_mean + at), by_t = Space<T>::of(by_mean_t + at);
+    const Lanes<T> inverse = T(1) / Lanes<T>::of(mean_length + h * LANES);
+    const Lanes<T> by_t_n = dot(by_t, m), n_m = dot(m, t);
+    const Space<T> straight = by - dot(by, m) * m;
+    const Space<T> turning = (T(3) * by_t_n * n_m - dot(by_t, t)) * m - n_m * by_t - by_t_n * t;
+    return inverse * straight + inverse * inverse * turning;
   }
 
   T* shift_t;  // (heads, 3, LANES), of the vectors between the mean electron points or those of a head
