@@ -104,7 +104,6 @@ struct Lanes {
   friend Lanes sqrt(const Lanes& x) {
     T root[LANES];
     x.to(root);
-#pragma omp simd
     for (int l = 0; l < LANES; ++l) root[l] = std::sqrt(root[l]);
     return of(root);
   }
