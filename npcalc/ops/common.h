@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -130,29 +131,39 @@ struct Space {
 
 inline int padded(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
 
-// out[r][:] = bias + sum over k of a(r, k) packed[k][:] for (at least) `rows` rows, a(r, k) = a[r * row + k * step].
+// The first n vectors of a panel of a product, 1 to N.
+template <typename T, int N = PANEL / Vec<T>::width>
+void product_panel(int n, const T* a, int row, int step, const T* panel, int depth, const T* bias, int rows, T* out,
+                   int wide) {
+  if constexpr (N > 1)
+    if (n < N) return product_panel<T, N - 1>(n, a, row, step, panel, depth, bias, rows, out, wide);
+  typedef typename Vec<T>::type V;
+  constexpr int W = Vec<T>::width, ROWS = std::max(1, ACCUMULATORS / int(std::bit_ceil(unsigned(N))));
+  for (int r0 = 0; r0 < rows; r0 += ROWS) {
+    V total[ROWS][N];
+    for (int r = 0; r < ROWS; ++r)
+      for (int v = 0; v < N; ++v) total[r][v] = bias ? load(bias + v * W) : V{};
+    const T* x = a + r0 * row;
+    for (int k = 0; k < depth; ++k) {
+      V w[N];
+      for (int v = 0; v < N; ++v) w[v] = load(panel + k * PANEL + v * W);
+      for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < N; ++v) total[r][v] += x[r * row + k * step] * w[v];
+    }
+    for (int r = 0; r < ROWS; ++r)
+      for (int v = 0; v < N; ++v) store(out + (r0 + r) * wide + v * W, total[r][v]);
+  }
+}
+
+// out[r][:columns] = bias + sum over k of a(r, k) packed[k][:] for (at least) `rows` rows, a(r, k) = a[r * row + k * step].
+// Columns that fill up the last panel are left as they are where whole vectors of them do.
 template <typename T>
 void product(const T* a, int row, int step, const T* packed, int depth, int columns, const T* bias, int rows, T* out) {
-  typedef typename Vec<T>::type V;
-  constexpr int W = Vec<T>::width, N = PANEL / W;
-  constexpr int ROWS = ACCUMULATORS / N > 0 ? ACCUMULATORS / N : 1;
+  constexpr int W = Vec<T>::width;
   const int wide = padded(columns);
   for (int p = 0; p < wide; p += PANEL) {
-    const T* panel = packed + int64_t(p) * depth;
-    for (int r0 = 0; r0 < rows; r0 += ROWS) {
-      V total[ROWS][N];
-      for (int r = 0; r < ROWS; ++r)
-        for (int n = 0; n < N; ++n) total[r][n] = bias ? load(bias + p + n * W) : V{};
-      const T* x = a + r0 * row;
-      for (int k = 0; k < depth; ++k) {
-        V w[N];
-        for (int n = 0; n < N; ++n) w[n] = load(panel + k * PANEL + n * W);
-        for (int r = 0; r < ROWS; ++r)
-          for (int n = 0; n < N; ++n) total[r][n] += x[r * row + k * step] * w[n];
-      }
-      for (int r = 0; r < ROWS; ++r)
-        for (int n = 0; n < N; ++n) store(out + (r0 + r) * wide + p + n * W, total[r][n]);
-    }
+    const int vectors = (std::min(PANEL, columns - p) + W - 1) / W;
+    product_panel<T>(vectors, a, row, step, packed + int64_t(p) * depth, depth, bias ? bias + p : nullptr, rows, out + p, wide);
   }
 }
 
