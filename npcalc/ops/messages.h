@@ -100,15 +100,15 @@ class Block {
   Block(const Problem<T>& problem, bool gradient)
       : g(problem), K(problem.still ? 0 : problem.points), H(problem.heads), nb(problem.basis),
         nd(problem.n_distances()), wide(padded(problem.head_columns())), fe(problem.n_even() * problem.basis),
-        fo(problem.n_odd() * problem.basis), with_gradient(gradient), memory(Memory<T>::of_thread()) {
-    vectors = memory.take(3 * nd * LANES);
-    distances = memory.take(nd * LANES);
-    inverses = memory.take(nd * LANES);
+        fo(problem.n_odd() * problem.basis), seconds(problem.points == 0 ? 0 : problem.still ? 1 : H > 1 ? 1 + 2 * K : nd),
+        nv(std::max(nd, seconds + H)), with_gradient(gradient), memory(Memory<T>::of_thread()) {
+    vectors = memory.take(3 * nv * LANES);
+    distances = memory.take(nv * LANES);
+    inverses = memory.take(nv * LANES);
     functions = memory.take(nd * nb * LANES);
     even = memory.take(H * fe * LANES);
     odd = memory.take(H * fo * LANES);
     mean = memory.take(H * 3 * LANES);
-    mean_length = memory.take(H * LANES);
     d_i = memory.take(K * 3 * LANES);
     d_j = memory.take(K * 3 * LANES);
     filter_even = memory.take(H * LANES * wide);
@@ -136,12 +136,9 @@ class Block {
       j[l] = g.neighbor[e];
       both[l] = g.reverse[e] >= 0;
       for (int a = 0; a < 3; ++a) vectors[a * LANES + l] = g.edges[3 * e + a];
-      for (int k = 0; k < 3 * K; ++k) {
-        d_i[k * LANES + l] = g.d[i[l] * 3 * K + k];
-        d_j[k * LANES + l] = g.d[j[l] * 3 * K + k];
-      }
     }
-    place();
+    place(g.d, vectors);
+    measure();
     for (int q = 0; q < nd; ++q) expand(q);
     arrange(functions, even, odd);
     to_filters(even, odd, g.bias, filter_even, filter_odd);
@@ -191,13 +188,16 @@ class Block {
   const Problem<T>& g;
   // Electron points that move, heads, radial functions, distances, columns of a head, functions of a head.
   const int K, H, nb, nd, wide, fe, fo;
+  // Which vector is that of the first head's second direction, and how many vectors there are: the distances' and,
+  // without heads, that between the mean electron points.
+  const int seconds, nv;
   const bool with_gradient;
   int count = 0;
   int64_t edge[LANES], i[LANES], j[LANES];
   bool both[LANES];
   T envelope[LANES], envelope_slope[LANES];
   T unit[3][LANES];                               // direction between the nuclei
-  T *mean, *mean_length;  // direction (heads, 3, LANES) between the mean electron points, or those of a head
+  T* mean;  // direction (heads, 3, LANES) between the mean electron points, or those of a head
   T by_envelope[LANES], by_unit[3][LANES], *by_mean;
   T *filter_even, *filter_odd;                    // (heads, LANES, wide)
   T *by_even, *by_odd;                            // derivatives by them
@@ -237,35 +237,40 @@ class Block {
     }
   }
 
-  // Vectors of all distances: nuclei, then ne, en and ee of each electron point; their lengths; directions.
-  void place() {
-    const Space<T> r = Space<T>::of(vector(0));
-    if (g.points > 0 && g.still) r.to(vector(1));
-    Space<T> shift;
+  // Vectors behind that of the nuclei: ne, en and ee of each electron point, and the mean one; from displacements d.
+  // They are linear in both, so that tangents are placed as vectors are.
+  void place(const T* d, T* to) {
+    for (int l = 0; l < LANES; ++l)
+      for (int k = 0; k < 3 * K; ++k) {
+        d_i[k * LANES + l] = d[i[l] * 3 * K + k];
+        d_j[k * LANES + l] = d[j[l] * 3 * K + k];
+      }
+    const Space<T> r = Space<T>::of(to);
+    if (g.points > 0 && g.still) r.to(to + 3 * LANES);
+    Space<T> middle = r;
     for (int k = 0; k < K; ++k) {
       const Space<T> di = Space<T>::of(d_i + 3 * k * LANES), dj = Space<T>::of(d_j + 3 * k * LANES);
-      (r + dj).to(vector(1 + k));
-      (r - di).to(vector(1 + K + k));
-      (r + dj - di).to(vector(1 + 2 * K + k));
-      shift += dj - di;
+      (r + dj).to(to + 3 * (1 + k) * LANES);
+      (r - di).to(to + 3 * (1 + K + k) * LANES);
+      (r + dj - di).to(to + 3 * (1 + 2 * K + k) * LANES);
+      middle += T(1) / K * (dj - di);
     }
-    for (int q = 0; q < nd; ++q) {
+    if (seconds == nd) middle.to(to + 3 * nd * LANES);
+  }
+
+  // Lengths and directions of the vectors.
+  void measure() {
+    for (int q = 0; q < nv; ++q) {
       const Lanes<T> length = length_of(Space<T>::of(vector(q)), q == 0 ? T(0) : g.softening2);
       length.to(distances + q * LANES);
       (T(1) / length).to(inverses + q * LANES);
     }
-    (Lanes<T>::of(inverses) * r).to(unit[0]);
-    for (int h = 0; h < H; ++h) {
-      Space<T> m = r;
-      if (H > 1)
-        m = Space<T>::of(vector(1 + 2 * K + h));
-      else if (K > 0)
-        m += T(1) / K * shift;
-      const Lanes<T> length = length_of(m, g.softening2);
-      length.to(mean_length + h * LANES);
-      (T(1) / length * m).to(mean + 3 * h * LANES);
-    }
+    (Lanes<T>::of(inverses) * Space<T>::of(vectors)).to(unit[0]);
+    for (int h = 0; h < H; ++h) (inverse_of(h) * Space<T>::of(vector(seconds + h))).to(mean + 3 * h * LANES);
   }
+
+  // Inverse length of the vector of a head's second direction.
+  Lanes<T> inverse_of(int h) const { return Lanes<T>::of(inverses + (seconds + h) * LANES); }
 
   static Lanes<T> length_of(const Space<T>& x, T softening2) { return sqrt(dot(x, x) + softening2); }
 
@@ -351,7 +356,7 @@ class Block {
   // From the direction between the electron points of a head, or between the mean ones.
   Space<T> electronic(int h, T* by_d) {
     const Space<T> m = Space<T>::of(mean + 3 * h * LANES), by = Space<T>::of(by_mean + 3 * h * LANES);
-    const Space<T> part = T(1) / Lanes<T>::of(mean_length + h * LANES) * (by - dot(by, m) * m);
+    const Space<T> part = inverse_of(h) * (by - dot(by, m) * m);
     add_shared(h, part, by_d);
     return part;
   }

@@ -34,20 +34,21 @@ class TangentBlock : public Block<T> {
 
  public:
   using Block<T>::g, Block<T>::K, Block<T>::H, Block<T>::nb, Block<T>::nd, Block<T>::wide, Block<T>::fe, Block<T>::fo;
+  using Block<T>::seconds, Block<T>::nv;
   using Block<T>::count, Block<T>::edge;
-  using Block<T>::i, Block<T>::j, Block<T>::both, Block<T>::unit, Block<T>::mean, Block<T>::mean_length;
+  using Block<T>::i, Block<T>::j, Block<T>::both, Block<T>::unit, Block<T>::mean;
   using Block<T>::by_even, Block<T>::by_odd, Block<T>::by_mean;
 
   TangentBlock(const Problem<T>& problem, const Direction<T>& direction)
       : Block<T>(problem, true), along(direction) {
-    vectors_t = memory.take(3 * nd * LANES);
+    vectors_t = memory.take(3 * nv * LANES);
     distances_t = memory.take(nd * LANES);
     functions_t = memory.take(nd * nb * LANES);
     even_t = memory.take(H * fe * LANES);
     odd_t = memory.take(H * fo * LANES);
     columns_even_t = memory.take(H * fe * LANES);
     columns_odd_t = memory.take(H * fo * LANES);
-    for (T** array : {&shift_t, &mean_t, &by_mean_t}) *array = memory.take(H * 3 * LANES);
+    for (T** array : {&mean_t, &by_mean_t}) *array = memory.take(H * 3 * LANES);
     for (T** array : {&filter_even_t, &filter_odd_t, &by_even_t, &by_odd_t}) {
       *array = memory.take(H * LANES * wide);
       std::fill(*array, *array + H * LANES * wide, T(0));
@@ -91,7 +92,6 @@ class TangentBlock : public Block<T> {
  private:
   T* vector_t(int q) { return vectors_t + 3 * q * LANES; }
 
-  // As Block::place.
   void place_tangents() {
     T* r = vector_t(0);
     for (int l = 0; l < LANES; ++l)
@@ -101,30 +101,14 @@ class TangentBlock : public Block<T> {
         r[a * LANES + l] = both[l] ? T(0.5) * (there - along.edges[3 * g.reverse[edge[l]] + a]) : there;
       }
     const Space<T> r_t = Space<T>::of(r);
-    if (g.points > 0 && g.still) r_t.to(vector_t(1));
-    Space<T> mean_shift = r_t;
-    for (int k = 0; k < K; ++k) {
-      T at_i[3 * LANES], at_j[3 * LANES];
-      for (int l = 0; l < LANES; ++l)
-        for (int a = 0; a < 3; ++a) {
-          at_i[a * LANES + l] = along.d[(i[l] * K + k) * 3 + a];
-          at_j[a * LANES + l] = along.d[(j[l] * K + k) * 3 + a];
-        }
-      const Space<T> di = Space<T>::of(at_i), dj = Space<T>::of(at_j), ee = r_t + dj - di;
-      (r_t + dj).to(vector_t(1 + k));
-      (r_t - di).to(vector_t(1 + K + k));
-      ee.to(vector_t(1 + 2 * K + k));
-      if (H > 1) ee.to(shift_t + 3 * k * LANES);
-      mean_shift += T(1) / K * (dj - di);
-    }
-    if (H == 1) mean_shift.to(shift_t);
+    this->place(along.d, vectors_t);
     for (int q = 0; q < nd; ++q)
       (dot(Space<T>::of(this->vector(q)), Space<T>::of(vector_t(q))) * Lanes<T>::of(inverses + q * LANES))
           .to(distances_t + q * LANES);
     (Lanes<T>::of(inverses) * (r_t - Lanes<T>::of(distances_t) * Space<T>::of(unit[0]))).to(unit_t[0]);
     for (int h = 0; h < H; ++h) {
-      const Space<T> m = Space<T>::of(mean + 3 * h * LANES), t = Space<T>::of(shift_t + 3 * h * LANES);
-      (T(1) / Lanes<T>::of(mean_length + h * LANES) * (t - dot(m, t) * m)).to(mean_t + 3 * h * LANES);
+      const Space<T> m = Space<T>::of(mean + 3 * h * LANES), t = Space<T>::of(vector_t(seconds + h));
+      (this->inverse_of(h) * (t - dot(m, t) * m)).to(mean_t + 3 * h * LANES);
     }
   }
 
@@ -155,16 +139,15 @@ class TangentBlock : public Block<T> {
   // tangent n_t = m_t / L - m (m m_t) / L^3.
   Space<T> by_shift(int h) {
     const int at = 3 * h * LANES;
-    const Space<T> m = Space<T>::of(mean + at), t = Space<T>::of(shift_t + at);
+    const Space<T> m = Space<T>::of(mean + at), t = Space<T>::of(vector_t(seconds + h));
     const Space<T> by = Space<T>::of(by_mean + at), by_t = Space<T>::of(by_mean_t + at);
-    const Lanes<T> inverse = T(1) / Lanes<T>::of(mean_length + h * LANES);
+    const Lanes<T> inverse = this->inverse_of(h);
     const Lanes<T> by_t_n = dot(by_t, m), n_m = dot(m, t);
     const Space<T> straight = by - dot(by, m) * m;
     const Space<T> turning = (T(3) * by_t_n * n_m - dot(by_t, t)) * m - n_m * by_t - by_t_n * t;
     return inverse * straight + inverse * inverse * turning;
   }
 
-  T* shift_t;  // (heads, 3, LANES), of the vectors between the mean electron points or those of a head
   T *vectors_t, *distances_t, *functions_t, *even_t, *odd_t, *columns_even_t, *columns_odd_t;
 };
 
