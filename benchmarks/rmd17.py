@@ -10,8 +10,8 @@ again; one that was interrupted goes on. ``table`` writes the means over seeds a
 and all rows as CSV.
 
 Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or ``moving-`` with ``nodes`` (paired nodes,
-all pairs), ``same`` (paired nodes, pairs of the same kind), ``geometry`` (paired geometry) or ``heads`` (paired heads), and
-the number of electron points, ``moving-heads-4``; ``-r32`` behind it, for painn, filters of rank 32; ``-d1.0`` behind
+all pairs), ``same`` (paired nodes, pairs of the same kind), ``geometry`` (paired geometry), ``shifts`` (paired shifts, which
+at rest are the host) or ``heads`` (paired heads), and the number of electron points, ``moving-heads-4``; ``-r32`` behind it, for painn, filters of rank 32; ``-d1.0`` behind
 that, displacements up to 1 A instead of 0.5 A. ``host-params`` has as many parameters as the form given by ``--like``.
 """
 
@@ -63,7 +63,7 @@ def model_of(host: str, form: str, channels: int | None = None) -> dict:
         section["filter_rank"] = int(rest.pop()[1:])
     coupling, points = rest[0], int(rest[1]) if len(rest) > 1 else 1
     model |= {"polarization": kind, "n_points": points}
-    if coupling in ("geometry", "heads"):
+    if coupling in ("geometry", "shifts", "heads"):
         return {**model, "coupling": f"paired_{coupling}"}
     return {**model, "coupling": "paired_nodes", "pairs": "same" if coupling == "same" else "all"}
 
@@ -147,8 +147,7 @@ def baselines(form: str) -> list[str]:
     if form.startswith("host"):
         return ["host"] if form != "host" else []
     found = ["host", "host-params", "host-96", "host-128"]
-    if "heads" in form:
-        found.append(form.replace("heads", "geometry"))
+    found += [form.replace(kind, "geometry") for kind in ("heads", "shifts") if kind in form]
     return [*found, form.replace("moving", "static")] if form.startswith("moving") else found
 
 

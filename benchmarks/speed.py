@@ -12,7 +12,8 @@ eight points, trained) and the same with one point and random weights (``one``),
 weights, no vectors. A start is from the imported package to the first forces, with machine code in the cache; evaluation
 is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other; ``around`` is a
 step whose model returns at once: what calculator, ASE and displacements take, and ``ase empty`` the same of a calculator
-without a model, made as ASE's manual says. ``core`` measures a core: products of matrices and copies of memory.
+without a model, made as ASE's manual says. ``operator`` is one layer's messages of ``ethanol-fast`` on 192 atoms of water,
+or their gradient, that with weights, or the gradient of the gradient, and nothing else. ``core`` measures a core: products of matrices and copies of memory.
 The limit beside a time is that of the products of the compiled code (filters of all pairs, forward, again and back) at
 the speed of that core. ``run`` writes `results/speed.json`, ``table`` the Markdown.
 """
@@ -38,6 +39,12 @@ HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "speed.json"
 WATER = ("water-192", "water-1536", "water-12288")
 POTENTIALS = {"fast": "npcalc, `ethanol-fast`", "one": "npcalc, 1 point"}
+OPERATORS = {
+    "messages": "messages",
+    "backward": "their gradient",
+    "weight-backward": "the same with that by the weights",
+    "second-backward": "gradient of the gradient",
+}
 PEERS = {
     "schnetpack": "SchNetPack PaiNN, 64 channels, 3 layers",
     "mace": "MACE 64x0e, 2 layers",
@@ -62,6 +69,7 @@ def cases() -> list[str]:
     found += ["fast compiled start 1", "fast script start 1"]
     found += [f"accurate {way} ethanol 1" for way in ("compiled", "script")]
     found.append("accurate compiled water-192 1")
+    found += [f"operator compiled {what} 1" for what in OPERATORS]
     found += ["fast compiled train 1", "one compiled train 1", "schnetpack peer train 1"]
     return [*found, "fast compiled water-100k 1", "fast script water-100k 1", "core core core 1"]
 
@@ -96,6 +104,9 @@ def run_case(case: str, folder: Path) -> None:
     name = names.get(points, "")
     if what == "core":
         core_case()
+        return
+    if what in OPERATORS:
+        operator_case(what)
         return
     if what == "train":
         train_case({} if points == "fast" else {"n_points": 1})
@@ -184,6 +195,51 @@ def core_case() -> None:
     name = processor(torch.device("cpu")).splitlines()[-1].partition(":")[2].strip()
     copied = round(2 * source.nbytes / copy / 1e6, 1)
     report(product, gflops=round(gflops), copy_GB_s=copied, processor=name)
+
+
+def operator_case(what: str) -> None:
+    """The operator of the messages alone: second layer of ``ethanol-fast``, random features and displacements."""
+    import torch
+
+    from npcalc import NPCalculator, load_potential
+    from npcalc.ops import load_operators
+    from npcalc.ops.painn import FusedPaiNNLayer
+    from npcalc.potential.derivatives import edge_vectors
+
+    load_operators()
+    potential = load_potential("ethanol-fast")
+    graph = NPCalculator(potential, check_domain=False).graph(structure("water-192"))
+    model = potential.module.edge_potential.model
+    fused = FusedPaiNNLayer(model.layer(1), model.coupling, False, constant=True)
+    edges = edge_vectors(
+        graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch
+    ).float()
+    center, neighbor = graph.edge_index
+    reverse = torch.ops.npcalc.reverse_edges(edges, center, neighbor, fused.cutoff)
+    n, c = len(graph.species), fused.layer.channels
+    random = torch.Generator().manual_seed(0)
+
+    def features() -> list[torch.Tensor]:
+        d, phi, v = (
+            torch.randn(shape, generator=random)
+            for shape in ((n, fused.n_points, 3), (n, 4 * c), (n, 3, c))
+        )
+        return [0.1 * d, phi, v]
+
+    by = [torch.randn(shape, generator=random) for shape in ((n, c), (n, 3, c))]
+    along = [torch.randn(edges.shape, generator=random), *features()]
+    first = {"messages": [], "second-backward": along + by}.get(what, by)
+    operation = getattr(
+        torch.ops.npcalc,
+        "pair_messages" + ("" if what == "messages" else "_" + what.replace("-", "_")),
+    )
+    arguments = (
+        *first, edges, *features(), center, neighbor, reverse, *fused.packed,
+        fused.cutoff, fused.softening, fused.n_basis, fused.power, fused.n_heads, False,
+    )  # fmt: skip
+    with torch.no_grad():
+        times = measure(lambda: operation(*arguments))
+    report(times, ns_per_edge=round(1e6 * statistics.median(times) / len(edges)))
 
 
 def limit(edges: int, gflops: float) -> float:
@@ -331,6 +387,10 @@ def table() -> None:
         "accurate ethanol": "step of the potential `ethanol` (nequip, 48 channels), compiled / not",
         "accurate water-192": "the same for 192 atoms of water, compiled",
     }
+    for what, name in OPERATORS.items():
+        names[f"operator {what}"] = (
+            f"operator of `painn` alone, one layer, 192 atoms of water: {name}"
+        )
     others = []
     for case, name in names.items():
         who, what = case.split()

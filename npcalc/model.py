@@ -1,5 +1,6 @@
 """PolarizedModel: edge vectors and species in, energy, charge, weight and displacement per atom out."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from .conventions import FIELDS
 from .nn.hosts import HostConfig, HostLayer, PointSpec, make_host, parse_host
-from .nn.points import Coupling, PairedGeometry, PairedHeads, PairedNodes, SinglePoint
+from .nn.points import Coupling, PairedGeometry, PairedHeads, PairedNodes, PairedShifts, SinglePoint
 from .nn.polarization import Displacement, NoExchange, PairExchange, Rest
 from .nn.radial import make_envelope
 from .nn.readouts import (
@@ -56,8 +57,9 @@ class ModelConfig(BaseModel):
         polarization: ``none`` (the host as published), ``static`` (points that never move, the
             control) or ``moving``.
         coupling: How the host sees the points: ``paired_geometry`` (every channel sees all points of both
-            atoms), ``paired_heads`` (each electron point is seen by its own part of the channels;
-            `painn` and `et`) or ``paired_nodes`` (points are nodes).
+            atoms), ``paired_shifts`` (so too, by how much they differ from the nuclei; with points at rest
+            it is the host as published), ``paired_heads`` (each electron point is seen by its own part of
+            the channels; `painn` and `et`) or ``paired_nodes`` (points are nodes).
         pairs: Which kinds of points ``paired_nodes`` connects.
         n_points: Electron points of an atom.
         d_max: Bound of the displacement in Angstrom.
@@ -79,7 +81,9 @@ class ModelConfig(BaseModel):
     cutoff: float = Field(5.0, gt=0.0)
     envelope: Literal["cosine", "polynomial"] = "cosine"
     polarization: Literal["none", "static", "moving"] = "moving"
-    coupling: Literal["paired_geometry", "paired_heads", "paired_nodes"] = "paired_geometry"
+    coupling: Literal["paired_geometry", "paired_shifts", "paired_heads", "paired_nodes"] = (
+        "paired_geometry"
+    )
     pairs: Literal["same", "all"] = "all"
     n_points: int = Field(1, ge=1)
     d_max: float = Field(0.5, gt=0.0)
@@ -122,6 +126,8 @@ class ModelConfig(BaseModel):
                 raise ValueError(f"formal_weights has no value for {', '.join(missing)}")
         if self.coupling == "paired_heads" and self.polarization != "none" and self.n_points > 1:
             self.host.check_heads(self.n_points)
+        if self.coupling == "paired_shifts" and self.polarization != "none":
+            self.host.check_relative()
         self._check_properties()
         return self
 
@@ -191,6 +197,9 @@ class PolarizedModel(nn.Module):
             * self.coupling.edges_per_pair
             / self.coupling.n_kinds,
             n_heads=self.coupling.n_heads,
+            # Before the first movement all displacements are zero.
+            bare_layers=(1 if moving else sys.maxsize) if self.coupling.relative else 0,
+            relative=self.coupling.relative,
         )
         self.host = make_host(spec, config.host)
         layers: list[HostLayer] = list(self.host.layers)  # type: ignore[arg-type]
@@ -204,6 +213,8 @@ class PolarizedModel(nn.Module):
         # Before the first movement all displacements are zero.
         moved = [isinstance(update, Displacement) for update in updates]
         self.still = [not any(moved[:index]) for index in range(len(moved))]
+        if spec.relative:
+            self.still = [index < spec.bare_layers for index in range(len(moved))]
         self.has_exchange = self.coupling.n_kinds > 1
         self.exchanges = nn.ModuleList(
             [
@@ -390,6 +401,8 @@ def make_coupling(config: ModelConfig) -> Coupling:
         return SinglePoint(envelope)
     if config.coupling == "paired_geometry":
         return PairedGeometry(config.n_points, config.softening, envelope)
+    if config.coupling == "paired_shifts":
+        return PairedShifts(config.n_points, config.softening, envelope)
     if config.coupling == "paired_heads":
         return PairedHeads(config.n_points, config.softening, envelope)
     return PairedNodes(config.n_points, config.softening, envelope, config.pairs == "all")

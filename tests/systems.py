@@ -31,6 +31,7 @@ FORMS = {
     "none": {"polarization": "none", "charges": "increments"},
     "geometry": {"coupling": "paired_geometry"},
     "geometry-4": {"coupling": "paired_geometry", "n_points": 4, "charges": "increments"},
+    "shifts-2": {"coupling": "paired_shifts", "n_points": 2},
     "heads-4": {"coupling": "paired_heads", "n_points": 4, "charges": "increments"},
     "static": {"polarization": "static", "charges": "increments"},
     "nodes-same": {"coupling": "paired_nodes", "pairs": "same"},

@@ -30,6 +30,7 @@ class Coupling(nn.Module):
         n_kinds: Host points of an atom.
         edges_per_pair: Host edges of a pair of atoms.
         n_heads: Parts of the host's channels that use different electron points.
+        relative: Whether hosts see differences to the nuclei, and nothing else where all points rest.
     """
 
     n_points: int
@@ -38,6 +39,7 @@ class Coupling(nn.Module):
     n_kinds: int = 1
     edges_per_pair: int = 1
     n_heads: int = 1
+    relative: bool = False
 
     def __init__(self, n_points: int, softening: float, envelope: nn.Module) -> None:
         super().__init__()
@@ -153,6 +155,29 @@ class PairedGeometry(Coupling):
         mean = vectors.mean(1)
         length = torch.sqrt((mean * mean).sum(-1) + self.softening2)
         return (mean / length[:, None])[:, None]
+
+
+class PairedShifts(PairedGeometry):
+    """As `PairedGeometry`, but hosts see by how much displaced pairs differ from the nuclei.
+
+    Nearly equal radial functions side by side are a poor input to train from: what they have in common
+    learns as many times faster as there are distances. Differences are zero, but for the softening, until
+    points move; layers before the first movement are those of the host as published.
+
+    Args:
+        n_points: Electron points of an atom.
+        softening: Softening length eps in Angstrom.
+        envelope: Smooth cutoff.
+    """
+
+    relative = True
+
+    def geometry(
+        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+    ) -> EdgeGeometry:
+        if still:
+            return self.bare(edges, center, neighbor)
+        return super().geometry(edges, center, neighbor, d)
 
 
 class PairedHeads(PairedGeometry):

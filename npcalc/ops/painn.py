@@ -143,7 +143,8 @@ class FusedPaiNNLayer(nn.Module):
 def can_fuse_messages(model: PolarizedModel) -> bool:
     """Whether the operator has what the messages of a model need."""
     coupling = model.coupling
-    return isinstance(coupling, (SinglePoint, PairedGeometry)) and all(
+    known = isinstance(coupling, (SinglePoint, PairedGeometry)) and not coupling.relative
+    return known and all(
         # Classes derived from these may be another function.
         type(layer) is PaiNNLayer
         and type(layer.basis) is BesselBasis

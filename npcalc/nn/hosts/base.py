@@ -17,11 +17,13 @@ class HostConfig(BaseModel):
     Attributes:
         name: Name of the host in configuration files.
         learning_rate: Of training where its configuration gives none.
+        knows_relative: Whether the host makes use of `PointSpec.relative` and `PointSpec.of_layer`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: ClassVar[float] = 1e-3
+    knows_relative: ClassVar[bool] = False
 
     name: str
 
@@ -38,6 +40,18 @@ class HostConfig(BaseModel):
             f"host {self.name!r} does not know coupling: paired_heads: take paired_geometry, or a "
             f"host that does (painn, et)"
         )
+
+    def check_relative(self) -> None:
+        """Refuses hosts that would see absolute distances where differences are meant.
+
+        Raises:
+            ValueError: The host does not know `PointSpec.relative`.
+        """
+        if not self.knows_relative:
+            raise ValueError(
+                f"host {self.name!r} does not know coupling: paired_shifts: take paired_geometry, or let "
+                f"the host use PointSpec.of_layer and PointSpec.relative and set knows_relative"
+            )
 
 
 def check_parts(channels: int, n_heads: int) -> None:
@@ -79,6 +93,21 @@ class EdgeGeometry(NamedTuple):
     still: bool = False
 
 
+def relative_to_first(values: Tensor) -> Tensor:
+    """What further distances or directions of an edge change: the first, and differences of all others to it.
+
+    Args:
+        values: Of each distance or direction, shape (n_edges, n, k).
+
+    Returns:
+        The same shape.
+    """
+    if values.shape[1] == 1:
+        return values
+    first = values[:, :1]
+    return torch.cat([first, values[:, 1:] - first], dim=1)
+
+
 class PointSpec(NamedTuple):
     """What a host has to be built for.
 
@@ -91,6 +120,10 @@ class PointSpec(NamedTuple):
         n_heads: Equal parts of the channels. With K of them, edges have the distances of `PairedHeads`, nn,
             ne of each head, en of each and ee of each, and directions nn and ee of each; part k of the
             channels uses nn and those of head k.
+        bare_layers: First layers, and the embedding before them, whose edges have one distance and one
+            direction; see `of_layer`.
+        relative: Whether what belongs to distances and directions after the first counts by its difference
+            to that of the first, see `relative_to_first`.
     """
 
     n_types: int
@@ -99,6 +132,14 @@ class PointSpec(NamedTuple):
     cutoff: float
     n_neighbors: float
     n_heads: int = 1
+    bare_layers: int = 0
+    relative: bool = False
+
+    def of_layer(self, index: int) -> "PointSpec":
+        """What a layer has to be built for; the embedding as the first one."""
+        if index >= self.bare_layers:
+            return self
+        return self._replace(n_distances=1, n_directions=1)
 
     @property
     def seen_distances(self) -> int:

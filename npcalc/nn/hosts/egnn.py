@@ -16,13 +16,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..scatter import sum_edges
-from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
+from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer, relative_to_first
 
 
 class EGNNConfig(HostConfig):
     """Configuration of the `EGNN` host."""
 
     learning_rate: ClassVar[float] = 3e-3
+    knows_relative: ClassVar[bool] = True
 
     name: Literal["egnn"] = "egnn"
     channels: int = Field(128, ge=1)
@@ -44,6 +45,7 @@ class EGNNLayer(ScalarVectorLayer):
         self.n_scalars = c
         self.n_vectors = v
         self.n_directions = spec.n_directions
+        self.relative = spec.relative
         # One linear map of (h_i, h_j, distances) in three parts: two of them are by point, not by edge.
         self.center = nn.Linear(c, c)
         self.neighbor = nn.Linear(c, c, bias=False)
@@ -59,12 +61,16 @@ class EGNNLayer(ScalarVectorLayer):
         n = x.shape[0]
         h = self.scalars(x)
         m = self.center(h)[geometry.center] + self.neighbor(h)[geometry.neighbor]
-        m = self.message(m + self.distance(geometry.distance * geometry.distance))
+        squared = (geometry.distance * geometry.distance)[..., None]
+        direction = geometry.direction
+        if self.relative:
+            squared, direction = relative_to_first(squared), relative_to_first(direction)
+        m = self.message(m + self.distance(squared.flatten(1)))
         envelope = geometry.envelope[:, None]
         total = sum_edges(m * self.inference(m) * envelope, geometry.center, n)
         new = h + self.update(torch.cat([h, total], dim=1))
         factor = (self.vector(m) * envelope).reshape(-1, self.n_directions, 1, self.n_vectors)
-        pull = (factor * geometry.direction[:, :, :, None]).sum(1)
+        pull = (factor * direction[..., None]).sum(1)
         vectors = self.vectors(x) + sum_edges(pull, geometry.center, n)
         return torch.cat([new, vectors.flatten(1)], dim=1)
 
@@ -83,7 +89,9 @@ class EGNN(Host):
         self.channels = c
         self.n_vectors = config.n_vectors
         self.embedding = nn.Embedding(spec.n_types, c)
-        self.layers = nn.ModuleList([EGNNLayer(spec, config) for _ in range(config.n_layers)])
+        self.layers = nn.ModuleList(
+            [EGNNLayer(spec.of_layer(k), config) for k in range(config.n_layers)]
+        )
         self.readout = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, 1))
 
     def embed(self, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:

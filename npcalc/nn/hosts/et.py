@@ -18,13 +18,22 @@ from torch.nn import functional as F
 from ..heads import head_direction, head_linear
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
-from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer, check_parts
+from .base import (
+    EdgeGeometry,
+    Host,
+    HostConfig,
+    PointSpec,
+    ScalarVectorLayer,
+    check_parts,
+    relative_to_first,
+)
 
 
 class ETConfig(HostConfig):
     """Configuration of the `ET` host."""
 
     learning_rate: ClassVar[float] = 2e-3
+    knows_relative: ClassVar[bool] = True
 
     name: Literal["et"] = "et"
     channels: int = Field(128, ge=2)
@@ -72,9 +81,12 @@ class ETLayer(ScalarVectorLayer):
         n_radial = spec.seen_distances * config.n_basis
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         # Radial functions of a point's distance to itself.
-        itself = self.basis(torch.zeros(spec.seen_distances, dtype=torch.float64)).flatten()
+        self.relative = spec.relative
+        itself = self.basis(torch.zeros(1, spec.seen_distances, dtype=torch.float64))
+        if self.relative:
+            itself = relative_to_first(itself)
         self.itself: Tensor
-        self.register_buffer("itself", itself, persistent=False)
+        self.register_buffer("itself", itself.flatten(), persistent=False)
         self.norm = nn.LayerNorm(c)
         self.query = nn.Linear(c, c)
         self.key = nn.Linear(c, c)
@@ -98,6 +110,9 @@ class ETLayer(ScalarVectorLayer):
 
         envelope = geometry.envelope[:, None]
         radial = self.basis(geometry.distance) * envelope[..., None]
+        if self.relative:
+            radial = relative_to_first(radial)
+            geometry = geometry._replace(direction=relative_to_first(geometry.direction))
         key_filters, value_filters = (
             F.silu(head_linear(linear, radial, self.point_heads, c))
             for linear in (self.key_filter, self.value_filter)
@@ -180,12 +195,14 @@ class ET(Host):
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         self.neighbor = nn.Embedding(spec.n_types, c)
         self.point_heads = spec.n_heads
-        self.filter = nn.Linear(spec.seen_distances * config.n_basis, c)
+        self.filter = nn.Linear(spec.of_layer(0).seen_distances * config.n_basis, c)
         self.combine = nn.Linear(2 * c, c)
         for linear in (self.filter, self.combine):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
-        self.layers = nn.ModuleList([ETLayer(spec, config) for _ in range(config.n_layers)])
+        self.layers = nn.ModuleList(
+            [ETLayer(spec.of_layer(k), config) for k in range(config.n_layers)]
+        )
         self.norm = nn.LayerNorm(c)
         self.first = GatedBlock(c, c // 2, True, config.epsilon)
         self.second = GatedBlock(c // 2, 1, False, config.epsilon)

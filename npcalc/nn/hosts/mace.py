@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..radial import BesselBasis
-from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec, relative_to_first
 from .nequip import Convolution, EdgeHarmonics, NequIPConfig, ScaledLinear, TypeLinear
 
 
@@ -37,6 +37,7 @@ class MACEConfig(HostConfig):
     """
 
     learning_rate: ClassVar[float] = 2e-2
+    knows_relative: ClassVar[bool] = True
 
     name: Literal["mace"] = "mace"
     channels: int = Field(128, ge=1)
@@ -220,6 +221,7 @@ class MACELayer(HostLayer):
             radial_width=config.radial_width, radial_depth=config.radial_depth,
         )  # fmt: skip
         self.basis = BesselBasis(config.n_basis, spec.cutoff)
+        self.relative = spec.relative
         self.harmonics = EdgeHarmonics(spec, convolution)
         self.before = nn.ModuleList([ScaledLinear(c, c) for _ in inputs])
         self.convolution = Convolution(inputs, messages, spec, convolution)
@@ -240,7 +242,8 @@ class MACELayer(HostLayer):
     def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         n, c = x.shape[0], self.channels
         inputs = torch.split(x.reshape(n, -1, c), self.in_dims, dim=1)
-        basis = self.basis(geometry.distance).flatten(1)
+        functions = self.basis(geometry.distance)
+        basis = (relative_to_first(functions) if self.relative else functions).flatten(1)
         harmonics = self.harmonics(basis, geometry.direction)
         mixed: list[Tensor] = []
         for k, linear in enumerate(self.before):
@@ -297,7 +300,7 @@ class MACE(Host):
         inputs = [scalar]
         for index in range(config.n_layers):
             hidden = [scalar] if index == config.n_layers - 1 else features
-            layers.append(MACELayer(inputs, hidden, spec, config))
+            layers.append(MACELayer(inputs, hidden, spec.of_layer(index), config))
             inputs = hidden
         self.layers = nn.ModuleList(layers)
         self.readouts = nn.ModuleList([ScaledLinear(c, 1) for _ in layers[1:]])

@@ -26,13 +26,14 @@ from torch.nn import functional as F
 
 from ..radial import BesselBasis
 from ..tensor_product import TensorProduct
-from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec, relative_to_first
 
 
 class NequIPConfig(HostConfig):
     """Configuration of the `NequIP` host."""
 
     learning_rate: ClassVar[float] = 2e-2
+    knows_relative: ClassVar[bool] = True
 
     name: Literal["nequip"] = "nequip"
     channels: int = Field(32, ge=1)
@@ -197,6 +198,7 @@ class EdgeHarmonics(nn.Module):
     def __init__(self, spec: PointSpec, config: NequIPConfig) -> None:
         super().__init__()
         self.n_more = spec.n_directions - 1
+        self.relative = spec.relative
         self.harmonics = o3.SphericalHarmonics(
             list(range(config.l_max + 1)), normalize=False, normalization="component"
         )
@@ -212,6 +214,8 @@ class EdgeHarmonics(nn.Module):
         first = y[:, 0]
         if self.n_more == 0:
             return first
+        if self.relative:
+            y = relative_to_first(y)
         a = self.mix(basis).reshape(-1, self.n_more, self.n_degrees)
         return first + (a[:, :, self.degree] * y[:, 1:]).sum(1)
 
@@ -252,6 +256,7 @@ class NequIPLayer(HostLayer):
         self.in_dims = [ir.dim for ir in inputs]
         self.basis = BesselBasis(config.n_basis, spec.cutoff)
         self.basis_factor = math.sqrt(2.0 / spec.cutoff)
+        self.relative = spec.relative
         self.harmonics = EdgeHarmonics(spec, config)
         self.convolution = Convolution(inputs, hidden, spec, config)
         outputs = self.convolution.outputs
@@ -285,7 +290,8 @@ class NequIPLayer(HostLayer):
     def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         n, c = x.shape[0], self.channels
         x = x.reshape(n, -1, c)
-        basis = (self.basis(geometry.distance) * self.basis_factor).flatten(1)
+        functions = self.basis(geometry.distance) * self.basis_factor
+        basis = (relative_to_first(functions) if self.relative else functions).flatten(1)
         harmonics = self.harmonics(basis, geometry.direction)
 
         mixed: list[Tensor] = []
@@ -371,7 +377,7 @@ class NequIP(Host):
         for index in range(config.n_layers):
             last = index == config.n_layers - 1
             hidden = [scalar] if last else feature_irreps(config.l_max, config.parity)
-            layers.append(NequIPLayer(irreps, hidden, index == 0, spec, config))
+            layers.append(NequIPLayer(irreps, hidden, index == 0, spec.of_layer(index), config))
             irreps = layers[-1].outputs
         self.layers = nn.ModuleList(layers)
         self.readout = ScaledLinear(c, 1)

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from ..heads import head_direction, head_product
 from ..radial import make_basis
 from ..scatter import sum_edges
-from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer, check_parts
+from .base import (
+    EdgeGeometry,
+    Host,
+    HostConfig,
+    PointSpec,
+    ScalarVectorLayer,
+    check_parts,
+    relative_to_first,
+)
 
 
 class PaiNNConfig(HostConfig):
@@ -32,6 +40,7 @@ class PaiNNConfig(HostConfig):
     """
 
     learning_rate: ClassVar[float] = 3e-3
+    knows_relative: ClassVar[bool] = True
 
     name: Literal["painn"] = "painn"
     channels: int = Field(64, ge=1)
@@ -63,6 +72,7 @@ class PaiNNLayer(ScalarVectorLayer):
         self.is_first = is_first
         self.n_basis = config.n_basis
         self.n_heads = spec.n_heads
+        self.relative = spec.relative
         self.n_directions = spec.seen_directions
         self.n_scalars = c
         self.n_vectors = c
@@ -83,6 +93,8 @@ class PaiNNLayer(ScalarVectorLayer):
         c = self.channels
         n = x.shape[0]
         s, v = self.scalars(x), self.vectors(x)
+        if self.relative:
+            geometry = geometry._replace(direction=relative_to_first(geometry.direction))
 
         w = self.filters(geometry) * self.parts(self.phi(s))[geometry.neighbor]  # (E, parts c)
         ds, *rest = torch.split(w, c, dim=1)
@@ -104,7 +116,10 @@ class PaiNNLayer(ScalarVectorLayer):
             return (filters + self.parts(self.filter.bias, 0)) * geometry.envelope[:, None]
         if geometry.still and distance.shape[1] > 2:
             distance, weight = distance[:, :2], self.fold_still(weight)
-        functions = self.basis(distance).flatten(1)  # (E, K) -> (E, K n_basis)
+        functions = self.basis(distance)
+        if self.relative:
+            functions = relative_to_first(functions)
+        functions = functions.flatten(1)  # (E, K n_basis)
         if self.first is not None:
             functions = functions @ weight.T
             weight = self.filter.weight
@@ -156,7 +171,7 @@ class PaiNN(Host):
         self.channels = c
         self.embedding = nn.Embedding(spec.n_types, c)
         self.layers = nn.ModuleList(
-            [PaiNNLayer(spec, config, k == 0) for k in range(config.n_layers)]
+            [PaiNNLayer(spec.of_layer(k), config, k == 0) for k in range(config.n_layers)]
         )
         self.readout = nn.Sequential(nn.Linear(c, c // 2), nn.SiLU(), nn.Linear(c // 2, 1))
         self.reset_parameters()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
 from ..tensor_product import BlockSum, spread
-from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec, relative_to_first
 
 PARTS = [1, 3, 6]
 """Components of scalar, vector and symmetric part; the last is kept with its trace."""
@@ -27,6 +27,7 @@ class TensorNetConfig(HostConfig):
     """Configuration of the `TensorNet` host."""
 
     learning_rate: ClassVar[float] = 3e-3
+    knows_relative: ClassVar[bool] = True
 
     name: Literal["tensornet"] = "tensornet"
     channels: int = Field(128, ge=2)
@@ -94,19 +95,26 @@ class TensorNetLayer(HostLayer):
         self.channels = c
         self.n_scalars = c
         self.n_vectors = c
+        self.relative = spec.relative
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         # Radial functions of a point's distance to itself.
-        itself = self.basis(torch.zeros(spec.n_distances, dtype=torch.float64)).flatten()
+        itself = self.basis(torch.zeros(1, spec.n_distances, dtype=torch.float64))
         self.itself: Tensor
-        self.register_buffer("itself", itself[None], persistent=False)
+        self.register_buffer("itself", self.features(itself), persistent=False)
+        # Where directions change between layers, further ones pull.
+        self.n_pulls = spec.n_directions - 1 if spec.relative else 0
         self.radial = nn.Sequential(
             nn.Linear(spec.n_distances * config.n_basis, c), nn.SiLU(),
             nn.Linear(c, 2 * c), nn.SiLU(),
-            nn.Linear(2 * c, 3 * c), nn.SiLU(),
+            nn.Linear(2 * c, (3 + self.n_pulls) * c), nn.SiLU(),
         )  # fmt: skip
         self.messages = BlockSum(PARTS, c)
         self.before = TensorLinear(c)
         self.after = TensorLinear(c)
+
+    def features(self, functions: Tensor) -> Tensor:
+        """What the radial network sees of the functions of each distance, (n, n_distances n_basis)."""
+        return (relative_to_first(functions) if self.relative else functions).flatten(1)
 
     def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         n, c = x.shape[0], self.channels
@@ -114,9 +122,18 @@ class TensorNetLayer(HostLayer):
         tensor = tensor / (square(tensor) + 1.0)[:, None, None]
         parts = self.before(decompose(tensor))
         envelope = geometry.envelope[:, None]
-        factors = self.radial(self.basis(geometry.distance).flatten(1) * envelope)
-        total = self.messages(factors, envelope, parts, geometry.center, geometry.neighbor)
-        total = total + parts * spread(self.radial(self.itself), PARTS, c)
+        factors = self.radial(self.features(self.basis(geometry.distance)) * envelope)
+        total = self.messages(
+            factors[:, : 3 * c], envelope, parts, geometry.center, geometry.neighbor
+        )
+        total = total + parts * spread(self.radial(self.itself)[:, : 3 * c], PARTS, c)
+        if self.n_pulls:
+            direction = relative_to_first(geometry.direction)[:, 1:]
+            factor = factors[:, 3 * c :].reshape(-1, self.n_pulls, 1, c)
+            pull = (factor * direction[..., None]).sum(1)
+            scalars = parts[:, 0][geometry.neighbor] * envelope
+            pull = sum_edges(pull * scalars[:, None], geometry.center, n)
+            total = torch.cat([total[:, :1], total[:, 1:4] + pull, total[:, 4:]], dim=1)
         y, m = compose(parts), compose(total)
         both = product(m, y) + product(y, m)
         change = compose(self.after(decompose(both / (square(both) + 1.0)[:, None, None])))
@@ -148,20 +165,23 @@ class TensorNet(Host):
         super().__init__()
         c = config.channels
         self.channels = c
+        still = spec.of_layer(0)
         self.embedding = nn.Embedding(spec.n_types, c)
         self.center = nn.Linear(c, c)
         self.neighbor = nn.Linear(c, c, bias=False)
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
-        itself = self.basis(torch.zeros(spec.n_distances, dtype=torch.float64)).flatten()
+        itself = self.basis(torch.zeros(still.n_distances, dtype=torch.float64)).flatten()
         self.itself: Tensor
         self.register_buffer("itself", itself[None], persistent=False)
-        self.radial = nn.Linear(spec.n_distances * config.n_basis, 3 * c)
+        self.radial = nn.Linear(still.n_distances * config.n_basis, 3 * c)
         self.norm = nn.LayerNorm(c)
         self.scale = nn.Sequential(
             nn.Linear(c, 2 * c), nn.SiLU(), nn.Linear(2 * c, 3 * c), nn.SiLU()
         )
         self.mix = TensorLinear(c)
-        self.layers = nn.ModuleList([TensorNetLayer(spec, config) for _ in range(config.n_layers)])
+        self.layers = nn.ModuleList(
+            [TensorNetLayer(spec.of_layer(k), config) for k in range(config.n_layers)]
+        )
         self.out_norm = nn.LayerNorm(3 * c)
         self.readout = nn.Sequential(
             nn.Linear(3 * c, c), nn.SiLU(), nn.Linear(c, c // 2), nn.SiLU(), nn.Linear(c // 2, 1)
