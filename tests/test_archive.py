@@ -43,6 +43,8 @@ SOME = [("painn", f) for f in ("none", "geometry", "static", "nodes-same")]
 SOME += [
     ("egnn", "none"),
     ("painn", "heads-4"),
+    ("painn", "shifts-2"),
+    ("mace", "shifts-2"),
     ("et", "geometry"),
     ("et", "heads-4"),
     ("tensornet", "nodes-same"),

@@ -259,6 +259,7 @@ def test_models_that_the_operator_cannot_do():
         make_potential({**HOST, "basis": "gaussian"}),
         make_potential(HOST, d_max=2.5),
         make_potential(HOST, "nodes-same"),
+        make_potential(HOST, "shifts-2"),
         make_potential(HOST, "heads-4", n_points=8),  # heads of 2 channels
         make_potential("egnn"),
         make_potential("nequip"),  # of 4 channels

@@ -165,8 +165,9 @@ def test_memory_does_not_grow_with_the_edges_at_once():
 
 
 def test_models_that_need_more_keep_their_graph(tmp_path):
-    for host, form in (("painn", "heads-4"), ("egnn", "geometry")):
-        potential = make_potential(host, form)  # increments, which are of each edge; another host
+    # Increments, which are of each edge; filters of differences; another host.
+    for host, form in (("painn", "heads-4"), ("painn", "shifts-2"), ("egnn", "geometry")):
+        potential = make_potential(host, form)
         assert not can_be_portable(potential.module.edge_potential.model)
     potential.save(tmp_path / "p.pt")
     assert not npcalc.load_potential(tmp_path / "p.pt")._script.bounded

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..model import PolarizedModel
 from ..nn.hosts.painn import PaiNNLayer
-from ..nn.points import PairedGeometry, SinglePoint
+from ..nn.points import Coupling, PairedGeometry, SinglePoint
 from ..nn.radial import BesselBasis, PolynomialEnvelope
 
 PANEL = 32
@@ -140,11 +140,15 @@ class FusedPaiNNLayer(nn.Module):
         return layer.update_block(s + ds, v + dv)
 
 
+def knows_geometry(coupling: Coupling) -> bool:
+    """Whether the geometry and filters of a coupling are those made here and in ``pairs.py``."""
+    return isinstance(coupling, (SinglePoint, PairedGeometry)) and not coupling.relative
+
+
 def can_fuse_messages(model: PolarizedModel) -> bool:
     """Whether the operator has what the messages of a model need."""
     coupling = model.coupling
-    known = isinstance(coupling, (SinglePoint, PairedGeometry)) and not coupling.relative
-    return known and all(
+    return knows_geometry(coupling) and all(
         # Classes derived from these may be another function.
         type(layer) is PaiNNLayer
         and type(layer.basis) is BesselBasis

@@ -10,7 +10,7 @@ from ..nn.hosts.painn import PaiNNLayer
 from ..nn.points import PairedGeometry, SinglePoint
 from ..nn.radial import BesselBasis
 from ..nn.readouts import NoIncrements
-from .painn import envelope_power, filter_weights
+from .painn import envelope_power, filter_weights, knows_geometry
 from .pairs import edge_messages, edge_messages_backward
 
 NAMESPACE = "npcalc_pairs"
@@ -110,7 +110,7 @@ class PortablePaiNNLayer(nn.Module):
 def can_be_portable(model: PolarizedModel) -> bool:
     """Whether the functions of ``pairs.py`` are what the messages of a model are."""
     return (
-        isinstance(model.coupling, (SinglePoint, PairedGeometry))
+        knows_geometry(model.coupling)
         and isinstance(model.increments, NoIncrements)  # which are of each edge
         and all(
             # Classes derived from these may be another function.
