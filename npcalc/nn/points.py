@@ -160,9 +160,9 @@ class PairedGeometry(Coupling):
 class PairedShifts(PairedGeometry):
     """As `PairedGeometry`, but hosts see by how much displaced pairs differ from the nuclei.
 
-    Nearly equal radial functions side by side are a poor input to train from: what they have in common
-    learns as many times faster as there are distances. Differences are zero, but for the softening, until
-    points move; layers before the first movement are those of the host as published.
+    Nearly equal radial functions side by side are a poor input to train from. Differences are zero, but
+    for the softening, until points move; layers before the first movement are those of the host as
+    published.
 
     Args:
         n_points: Electron points of an atom.

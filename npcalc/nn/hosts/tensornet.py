@@ -5,7 +5,8 @@ Every channel is a 3 x 3 matrix X = I + A + S: a scalar, an odd vector as its an
 a symmetric traceless part. Each point has an edge to itself, as there.
 
 Directions enter the embedding alone, where electron points still sit on their nuclei; displacements
-enter through the distances of the layers.
+enter through the distances of the layers. Where these are relative (`PointSpec.relative`), the change of
+a direction pulls on the vectors of the messages too, a term that the paper does not have.
 """
 
 from typing import ClassVar, Literal
