@@ -13,7 +13,8 @@ weights, no vectors. A start is from the imported package to the first forces, w
 is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other; ``around`` is a
 step whose model returns at once: what calculator, ASE and displacements take, and ``ase empty`` the same of a calculator
 without a model, made as ASE's manual says. ``operator`` is one layer's messages of ``ethanol-fast`` on 192 atoms of water,
-or their gradient, that with weights, or the gradient of the gradient, and nothing else. ``core`` measures a core: products of matrices and copies of memory.
+or their gradient, that with weights, or the gradient of the gradient, and nothing else. ``core`` measures a core: products
+of matrices and copies of memory.
 The limit beside a time is that of the products of the compiled code (filters of all pairs, forward, again and back) at
 the speed of that core. ``run`` writes `results/speed.json`, ``table`` the Markdown.
 """
@@ -41,9 +42,9 @@ WATER = ("water-192", "water-1536", "water-12288")
 POTENTIALS = {"fast": "npcalc, `ethanol-fast`", "one": "npcalc, 1 point"}
 OPERATORS = {
     "messages": "messages",
-    "backward": "their gradient",
-    "weight-backward": "the same with that by the weights",
-    "second-backward": "gradient of the gradient",
+    "messages_backward": "their gradient",
+    "messages_weight_backward": "the same with that by the weights",
+    "messages_second_backward": "gradient of the gradient",
 }
 PEERS = {
     "schnetpack": "SchNetPack PaiNN, 64 channels, 3 layers",
@@ -228,11 +229,8 @@ def operator_case(what: str) -> None:
 
     by = [torch.randn(shape, generator=random) for shape in ((n, c), (n, 3, c))]
     along = [torch.randn(edges.shape, generator=random), *features()]
-    first = {"messages": [], "second-backward": along + by}.get(what, by)
-    operation = getattr(
-        torch.ops.npcalc,
-        "pair_messages" + ("" if what == "messages" else "_" + what.replace("-", "_")),
-    )
+    first = {"messages": [], "messages_second_backward": along + by}.get(what, by)
+    operation = getattr(torch.ops.npcalc, f"pair_{what}")
     arguments = (
         *first, edges, *features(), center, neighbor, reverse, *fused.packed,
         fused.cutoff, fused.softening, fused.n_basis, fused.power, fused.n_heads, False,

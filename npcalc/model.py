@@ -210,11 +210,12 @@ class PolarizedModel(nn.Module):
             move = moving and used and layer.n_vectors > 0
             updates.append(Displacement(layer, self.coupling, config.d_max) if move else Rest())
         self.updates = nn.ModuleList(updates)
-        # Before the first movement all displacements are zero.
         moved = [isinstance(update, Displacement) for update in updates]
-        self.still = [not any(moved[:index]) for index in range(len(moved))]
-        if spec.relative:
-            self.still = [index < spec.bare_layers for index in range(len(moved))]
+        self.still = [
+            # Layers that were built for bare edges, and no others, get them.
+            index < spec.bare_layers if spec.relative else not any(moved[:index])
+            for index in range(len(moved))
+        ]
         self.has_exchange = self.coupling.n_kinds > 1
         self.exchanges = nn.ModuleList(
             [
