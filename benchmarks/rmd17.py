@@ -63,7 +63,7 @@ def model_of(host: str, form: str, channels: int | None = None) -> dict:
         section["filter_rank"] = int(rest.pop()[1:])
     coupling, points = rest[0], int(rest[1]) if len(rest) > 1 else 1
     model |= {"polarization": kind, "n_points": points}
-    if coupling in ("geometry", "shifts", "heads"):
+    if coupling in ("geometry", "shifts", "heads", "head_shifts"):
         return {**model, "coupling": f"paired_{coupling}"}
     return {**model, "coupling": "paired_nodes", "pairs": "same" if coupling == "same" else "all"}
 

@@ -16,7 +16,7 @@ without a model, made as ASE's manual says. ``operator`` is one layer's messages
 or their gradient, that with weights, or the gradient of the gradient, and nothing else. ``core`` measures a core: products
 of matrices and copies of memory.
 The limit beside a time is that of the products of the compiled code (filters of all pairs, forward, again and back) at
-the speed of that core. ``run`` writes `results/speed.json`, ``table`` the Markdown.
+the speed of that core. `speed_cases.py` has the cases of npcalc, `speed_peers.py` those of the peers. ``run`` writes `results/speed.json`, ``table`` the Markdown.
 """
 
 import argparse
@@ -26,13 +26,9 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
-from ase.calculators.calculator import Calculator
 from rows import write_table
-from speed_common import ase_step, measure, report, structure
 
 from npcalc.files import new_file
 
@@ -75,171 +71,6 @@ def cases() -> list[str]:
     return [*found, "fast compiled water-100k 1", "fast script water-100k 1", "core core core 1"]
 
 
-def random_potential(path: Path) -> None:
-    """The architecture of ``ethanol-fast`` with one point and random weights."""
-    import torch
-
-    from npcalc import load_potential
-    from npcalc.model import PolarizedModel
-    from npcalc.potential import Potential
-
-    card = load_potential("ethanol-fast").card
-    torch.manual_seed(0)
-    model = PolarizedModel(card.model.model_copy(update={"n_points": 1}))
-    more = {"model": card.model.model_copy(update={"n_points": 1}), "displacement_range": {}}
-    weights = {k: v.detach() for k, v in model.named_parameters()}
-    Potential(card.model_copy(update=more), weights, "cpu").save(path)
-
-
-def run_case(case: str, folder: Path) -> None:
-    """One case of npcalc, in this process."""
-    began = time.perf_counter()
-    import torch
-
-    from npcalc import NPCalculator, evaluate, load_potential
-
-    points, way, what, threads = case.split()
-    torch.set_num_threads(int(threads))
-    compiled = way == "compiled"
-    names = {"fast": "ethanol-fast", "accurate": "ethanol", "one": str(folder / "one.pt")}
-    name = names.get(points, "")
-    if what == "core":
-        core_case()
-        return
-    if what in OPERATORS:
-        operator_case(what)
-        return
-    if what == "train":
-        train_case({} if points == "fast" else {"n_points": 1})
-        return
-    if what in ("evaluate", "singly"):
-        from npcalc.data import DataSet
-
-        data = DataSet.load(HERE.parent / "potentials" / "data" / "ethanol-test.h5")
-        frames, potential = [data.atoms(k) for k in range(1000)], load_potential(name)
-        calculator = NPCalculator(potential, compile=compiled)
-
-        def singly() -> None:
-            for atoms in frames:
-                atoms.calc = calculator
-                atoms.get_forces()
-                atoms.get_dipole_moment()
-                calculator.reset()
-
-        def together() -> None:
-            evaluate(potential, frames, compile=compiled)
-
-        times = measure(singly if what == "singly" else together, warm=2)
-        report([t / len(frames) for t in times])
-        return
-    large = what == "water-100k"
-    small = what in ("start", "around")
-    atoms = structure("water-98304" if large else "ethanol" if small else what)
-    if way == "empty":
-        atoms.calc = empty_calculator(len(atoms))
-        report(measure(ase_step(atoms, dipole=True)))
-        return
-    # Water is outside of what ethanol-fast was trained on; its speed is the same.
-    atoms.calc = NPCalculator(name, compile=compiled, check_domain=False)
-    if what == "start":
-        atoms.get_forces()
-        report([1000 * (time.perf_counter() - began)])
-        return
-    step = ase_step(atoms, dipole=True)
-    if what == "around":
-        step()
-        potential = atoms.calc.potential
-        out = potential.arrays(atoms.calc.graph(atoms), compiled)
-        potential.arrays = lambda *_: out
-        report(measure(step))
-        return
-    if large:
-        start = time.perf_counter()
-        step()
-        report([1000 * (time.perf_counter() - start)])
-        return
-    few = {"warm": 1, "least": 2} if len(atoms) > 10_000 else {}
-    times = measure(step, **few)
-    graph = atoms.calc.graph(atoms)
-    call = atoms.calc.potential.evaluate_compiled if compiled else atoms.calc.potential.evaluate
-    alone = statistics.median(measure(lambda: call(graph), seconds=3.0, **few))
-    report(times, model_ms=alone, edges=graph.edge_index.shape[1])
-
-
-def empty_calculator(n_atoms: int) -> Calculator:
-    """A calculator as ASE's manual has them, whose results are zeros."""
-
-    class Empty(Calculator):
-        implemented_properties = ["energy", "forces", "dipole"]
-
-        def calculate(self, *arguments, **more) -> None:
-            super().calculate(*arguments, **more)
-            zeros = {"forces": np.zeros((n_atoms, 3)), "dipole": np.zeros(3)}
-            self.results = {"energy": 0.0, **zeros}
-
-    return Empty()
-
-
-def core_case() -> None:
-    """What one core does at best: float32 products, and copies of arrays beyond the caches."""
-    import torch
-
-    from npcalc.cache import processor
-
-    n = 1024
-    a, b, out = torch.rand(n, n), torch.rand(n, n), torch.empty(n, n)
-    product = measure(lambda: torch.mm(a, b, out=out), seconds=3.0)
-    source = torch.rand(2**26)
-    target = torch.empty_like(source)
-    copy = statistics.median(measure(lambda: target.copy_(source), seconds=3.0))
-    gflops = 2 * n**3 / statistics.median(product) / 1e6
-    name = processor(torch.device("cpu")).splitlines()[-1].partition(":")[2].strip()
-    copied = round(2 * source.nbytes / copy / 1e6, 1)
-    report(product, gflops=round(gflops), copy_GB_s=copied, processor=name)
-
-
-def operator_case(what: str) -> None:
-    """The operator of the messages alone: second layer of ``ethanol-fast``, random features and displacements."""
-    import torch
-
-    from npcalc import NPCalculator, load_potential
-    from npcalc.ops import load_operators
-    from npcalc.ops.painn import FusedPaiNNLayer
-    from npcalc.potential.derivatives import edge_vectors
-
-    load_operators()
-    potential = load_potential("ethanol-fast")
-    graph = NPCalculator(potential, check_domain=False).graph(structure("water-192"))
-    model = potential.module.edge_potential.model
-    fused = FusedPaiNNLayer(model.layer(1), model.coupling, False, constant=True)
-    edges = edge_vectors(
-        graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch
-    ).float()
-    center, neighbor = graph.edge_index
-    reverse = torch.ops.npcalc.reverse_edges(edges, center, neighbor, fused.cutoff)
-    n, c = len(graph.species), fused.layer.channels
-    random = torch.Generator().manual_seed(0)
-
-    def features() -> list[torch.Tensor]:
-        d, phi, v = (
-            torch.randn(shape, generator=random)
-            for shape in ((n, fused.n_points, 3), (n, 4 * c), (n, 3, c))
-        )
-        return [0.1 * d, phi, v]
-
-    by = [torch.randn(shape, generator=random) for shape in ((n, c), (n, 3, c))]
-    along = [torch.randn(edges.shape, generator=random), *features()]
-    first = {"messages": [], "messages_second_backward": along + by}.get(what, by)
-    operation = getattr(torch.ops.npcalc, f"pair_{what}")
-    arguments = (
-        *first, edges, *features(), center, neighbor, reverse, *fused.packed,
-        fused.cutoff, fused.softening, fused.n_basis, fused.power, fused.n_heads, False,
-    )  # fmt: skip
-    with torch.no_grad():
-        times = measure(lambda: operation(*arguments))
-    report(times, ns_per_edge=round(1e6 * statistics.median(times) / len(edges)))
-
-
 def limit(edges: int, gflops: float) -> float:
     """Time in ms of the products of filters alone: 3 layers, 8 functions, 4 x 64 filters, each pair once.
 
@@ -249,39 +80,9 @@ def limit(edges: int, gflops: float) -> float:
     return 3 * 2 * functions * 256 * edges / 2 / gflops / 1e6
 
 
-def train_case(changes: dict) -> None:
-    """A compiled training step of the network of ``ethanol-fast`` on ten structures."""
-    import tempfile
-
-    import torch
-
-    from npcalc.train import Trainer, load_config
-    from npcalc.train.denormals import flush_denormals
-
-    config = load_config(HERE.parent / "potentials" / "ethanol-fast" / "train.yaml")
-    training = config.training.model_copy(update={"batch_size": 10, "threads": 1})
-    with tempfile.TemporaryDirectory() as output:
-        model = config.model.model_copy(update=changes)
-        more = {"training": training, "output": Path(output), "model": model}
-        trainer = Trainer(config.model_copy(update=more))
-        rng = np.random.default_rng(0)
-
-        def step() -> None:
-            batch = trainer.batches["train"].make(rng.choice(950, 10, replace=False))
-            trainer.optimizer.zero_grad(set_to_none=True)
-            trainer.loss(*batch)[0].backward()
-            torch.nn.utils.clip_grad_norm_(trainer.weights, 10.0)
-            trainer.vectors.step(trainer.run_state.rate_now)
-
-        with flush_denormals():  # as in training
-            report(measure(step))
-
-
 def run(environments: Path, rounds: int, only: list[str]) -> None:
     folder = environments / "npcalc-speed"
     folder.mkdir(exist_ok=True)
-    if not (folder / "one.pt").exists():
-        random_potential(folder / "one.pt")
     chosen = [c for c in cases() if all(any(w in c for w in words.split(",")) for words in only)]
     # What is compiled once on a machine is compiled before the clock starts.
     prepare = [(who, "compiled", "ethanol", "1") for who in ("one", "fast", "accurate")]
@@ -320,7 +121,7 @@ def call(case: str, environments: Path, folder: Path) -> dict:
         python = environments / who / "bin" / "python"
         command = [str(python), "-W", "ignore", str(HERE / "speed_peers.py"), who, what, threads]
     else:
-        command = [sys.executable, "-W", "ignore", __file__, "case", case, str(folder)]
+        command = [sys.executable, "-W", "ignore", str(HERE / "speed_cases.py"), case, str(folder)]
     done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -434,14 +235,9 @@ def main() -> None:
         default=[],
         help="what a case must have: word or word,word, one of these",
     )
-    single = commands.add_parser("case")
-    single.add_argument("case")
-    single.add_argument("folder", type=Path)
     args = parser.parse_args()
     if args.command == "table":
         table()
-    elif args.command == "case":
-        run_case(args.case, args.folder)
     else:
         run(args.environments, args.rounds, args.only)
 

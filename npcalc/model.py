@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from .conventions import FIELDS
 from .nn.hosts import HostConfig, HostLayer, PointSpec, make_host, parse_host
-from .nn.points import Coupling, PairedGeometry, PairedHeads, PairedNodes, PairedShifts, SinglePoint
+from .nn.points import (
+    Coupling,
+    PairedGeometry,
+    PairedHeads,
+    PairedHeadShifts,
+    PairedNodes,
+    PairedShifts,
+    SinglePoint,
+)
 from .nn.polarization import Displacement, NoExchange, PairExchange, Rest
 from .nn.radial import make_envelope
 from .nn.readouts import (
@@ -59,7 +67,8 @@ class ModelConfig(BaseModel):
         coupling: How the host sees the points: ``paired_geometry`` (every channel sees all points of both
             atoms), ``paired_shifts`` (so too, by how much they differ from the nuclei; with points at rest
             it is the host as published), ``paired_heads`` (each electron point is seen by its own part of
-            the channels; `painn` and `et`) or ``paired_nodes`` (points are nodes).
+            the channels; `painn` and `et`), ``paired_head_shifts`` (both) or ``paired_nodes`` (points are
+            nodes).
         pairs: Which kinds of points ``paired_nodes`` connects.
         n_points: Electron points of an atom.
         d_max: Bound of the displacement in Angstrom.
@@ -81,9 +90,9 @@ class ModelConfig(BaseModel):
     cutoff: float = Field(5.0, gt=0.0)
     envelope: Literal["cosine", "polynomial"] = "cosine"
     polarization: Literal["none", "static", "moving"] = "moving"
-    coupling: Literal["paired_geometry", "paired_shifts", "paired_heads", "paired_nodes"] = (
-        "paired_geometry"
-    )
+    coupling: Literal[
+        "paired_geometry", "paired_shifts", "paired_heads", "paired_head_shifts", "paired_nodes"
+    ] = "paired_geometry"
     pairs: Literal["same", "all"] = "all"
     n_points: int = Field(1, ge=1)
     d_max: float = Field(0.5, gt=0.0)
@@ -124,10 +133,11 @@ class ModelConfig(BaseModel):
             missing = [e for e in self.elements if e not in self.formal_weights]
             if missing:
                 raise ValueError(f"formal_weights has no value for {', '.join(missing)}")
-        if self.coupling == "paired_heads" and self.polarization != "none" and self.n_points > 1:
-            self.host.check_heads(self.n_points)
-        if self.coupling == "paired_shifts" and self.polarization != "none":
-            self.host.check_relative()
+        if self.polarization != "none":
+            if "head" in self.coupling and self.n_points > 1:
+                self.host.check_heads(self.n_points)
+            if "shifts" in self.coupling:
+                self.host.check_relative()
         self._check_properties()
         return self
 
@@ -395,15 +405,20 @@ class PolarizedModel(nn.Module):
         return self.host.layers[index]  # type: ignore[return-value]
 
 
+GEOMETRIES = {
+    "paired_geometry": PairedGeometry,
+    "paired_shifts": PairedShifts,
+    "paired_heads": PairedHeads,
+    "paired_head_shifts": PairedHeadShifts,
+}
+"""Couplings whose hosts have one point for each atom."""
+
+
 def make_coupling(config: ModelConfig) -> Coupling:
     """Builds the coupling that a configuration asks for."""
     envelope = make_envelope(config.envelope, config.cutoff)
     if config.polarization == "none":
         return SinglePoint(envelope)
-    if config.coupling == "paired_geometry":
-        return PairedGeometry(config.n_points, config.softening, envelope)
-    if config.coupling == "paired_shifts":
-        return PairedShifts(config.n_points, config.softening, envelope)
-    if config.coupling == "paired_heads":
-        return PairedHeads(config.n_points, config.softening, envelope)
-    return PairedNodes(config.n_points, config.softening, envelope, config.pairs == "all")
+    if config.coupling == "paired_nodes":
+        return PairedNodes(config.n_points, config.softening, envelope, config.pairs == "all")
+    return GEOMETRIES[config.coupling](config.n_points, config.softening, envelope)

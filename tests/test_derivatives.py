@@ -3,76 +3,68 @@
 import numpy as np
 import pytest
 import torch
-from systems import CASES, crystal, ethanol, evaluate, make_graph, make_potential
+from systems import CASES, crystal, ethanol, evaluate, evaluate_all, make_graph, make_potential
 
 from npcalc.potential.compiled import trace
 
 STEP = 1e-4
 
 
-def difference(function, positions):
-    """Central difference of fourth order by each coordinate, shape (n, 3, ...)."""
-    rows = []
-    for i in range(len(positions)):
-        for a in range(3):
-            values = []
-            for k in (1, -1, 2, -2):
-                moved = positions.copy()
-                moved[i, a] += k * STEP
-                values.append(function(moved))
-            rows.append((8 * (values[0] - values[1]) - (values[2] - values[3])) / (12 * STEP))
-    return np.array(rows).reshape(len(positions), 3, *np.shape(rows[0]))
+def moved(atoms, i, a, shift):
+    """A structure with one coordinate changed."""
+    found = atoms.copy()
+    found.positions[i, a] += shift
+    return found
 
 
-def of_positions(potential, atoms, name):
-    def function(positions):
-        moved = atoms.copy()
-        moved.positions = positions
-        value = evaluate(potential, moved)[name]
-        return value.sum() if name == "energies" else value[0] if name == "dipole" else value
+def strained(atoms, a, b, strain):
+    """A structure with one element of the strain changed."""
+    found = atoms.copy()
+    matrix = np.eye(3)
+    matrix[a, b] += strain
+    found.set_cell(atoms.cell.array @ matrix, scale_atoms=True)
+    return found
 
-    return function
+
+def differences(potential, change, rows):
+    """Central differences of fourth order of all results, for each row of arguments of `change`."""
+    steps = (1, -1, 2, -2)
+    found = evaluate_all(potential, [change(*row, k * STEP) for row in rows for k in steps])
+    one, two, three, four = (found[k::4] for k in range(4))
+    return [
+        {name: (8 * (a[name] - b[name]) - (c[name] - d[name])) / (12 * STEP) for name in a}
+        for a, b, c, d in zip(one, two, three, four, strict=True)
+    ]
+
+
+def assert_near(numeric, analytic):
+    assert np.abs(numeric - analytic).max() < 1e-6 * np.abs(analytic).max()
 
 
 @pytest.mark.parametrize(("host", "form"), CASES)
-def test_forces(host, form):
+def test_forces_and_born_charges(host, form):
     # Zero reference energies: thousands of eV would drown the differences.
     potential = make_potential(host, form, card={"reference_energies": (0.0, 0.0, 0.0)})
     atoms = ethanol()
-    numeric = -difference(of_positions(potential, atoms, "energies"), atoms.positions)
-    analytic = evaluate(potential, atoms)["forces"]
-    assert np.abs(numeric - analytic).max() < 1e-6 * np.abs(analytic).max()
+    rows = [(atoms, i, a) for i in range(len(atoms)) for a in range(3)]
+    found = differences(potential, moved, rows)
+    numeric = np.array([-row["energies"].sum() for row in found]).reshape(-1, 3)
+    assert_near(numeric, evaluate(potential, atoms)["forces"])
+    numeric = np.array([row["dipole"][0] for row in found]).reshape(-1, 3, 3)
+    analytic = potential.born_effective_charges(make_graph(potential, atoms)).numpy()
+    # The difference has the position index before the dipole index.
+    assert_near(numeric.transpose(0, 2, 1), analytic)
+    assert np.abs(analytic.sum(0)).max() < 1e-12
 
 
 @pytest.mark.parametrize(("host", "form"), CASES)
 def test_virial_of_a_crystal(host, form):
     potential = make_potential(host, form, card={"reference_energies": (0.0, 0.0, 0.0)})
     atoms = crystal()
-    numeric = np.zeros((3, 3))
-    for a in range(3):
-        for b in range(3):
-            values = []
-            for k in (1, -1, 2, -2):
-                strain = np.eye(3)
-                strain[a, b] += k * STEP
-                moved = atoms.copy()
-                moved.set_cell(atoms.cell.array @ strain, scale_atoms=True)
-                values.append(evaluate(potential, moved)["energies"].sum())
-            numeric[a, b] = (8 * (values[0] - values[1]) - (values[2] - values[3])) / (12 * STEP)
+    found = differences(potential, strained, [(atoms, a, b) for a in range(3) for b in range(3)])
     analytic = evaluate(potential, atoms)["virial"][0]
-    assert np.abs(numeric - analytic).max() < 1e-6 * np.abs(analytic).max()
+    assert_near(np.array([row["energies"].sum() for row in found]).reshape(3, 3), analytic)
     assert np.abs(analytic - analytic.T).max() < 1e-10 * np.abs(analytic).max()
-
-
-@pytest.mark.parametrize(("host", "form"), CASES)
-def test_born_charges(host, form):
-    potential = make_potential(host, form)
-    atoms = ethanol()
-    numeric = difference(of_positions(potential, atoms, "dipole"), atoms.positions)
-    analytic = potential.born_effective_charges(make_graph(potential, atoms)).numpy()
-    # The difference has the position index before the dipole index.
-    assert np.abs(numeric.transpose(0, 2, 1) - analytic).max() < 1e-6 * np.abs(analytic).max()
-    assert np.abs(analytic.sum(0)).max() < 1e-12
 
 
 @pytest.mark.parametrize(("host", "form"), CASES)
@@ -81,16 +73,9 @@ def test_hessian(host, form, system):
     potential = make_potential(host, form)
     atoms = system()
     analytic = potential.hessian(make_graph(potential, atoms)).numpy()
-    first = atoms[[0]].positions[0]
-    for a in range(3):
-        forces = []
-        for k in (1, -1, 2, -2):
-            moved = atoms.copy()
-            moved.positions[0] = first
-            moved.positions[0, a] += k * STEP
-            forces.append(evaluate(potential, moved)["forces"].ravel())
-        row = -(8 * (forces[0] - forces[1]) - (forces[2] - forces[3])) / (12 * STEP)
-        assert np.abs(row - analytic[a]).max() < 1e-6 * np.abs(analytic).max()
+    found = differences(potential, moved, [(atoms, 0, a) for a in range(3)])
+    numeric = np.array([-row["forces"].ravel() for row in found])
+    assert np.abs(numeric - analytic[:3]).max() < 1e-6 * np.abs(analytic).max()
 
 
 @pytest.mark.parametrize(("host", "form"), [("painn", "geometry-4"), ("nequip", "nodes-all-2")])
@@ -120,8 +105,8 @@ def test_gradients_of_forces_by_weights(host, form):
         direction = torch.randn(weights[index].shape, generator=generator, dtype=torch.float64)
         shifted = []
         for k in (1, -1, 2, -2):
-            moved = list(weights)
-            moved[index] = (weights[index] + k * STEP * direction).detach()
-            shifted.append(loss(moved, edges).item())
+            others = list(weights)
+            others[index] = (weights[index] + k * STEP * direction).detach()
+            shifted.append(loss(others, edges).item())
         numeric = (8 * (shifted[0] - shifted[1]) - (shifted[2] - shifted[3])) / (12 * STEP)
         assert (eager[index] * direction).sum().item() == pytest.approx(numeric, rel=1e-5, abs=1e-7)

@@ -27,6 +27,8 @@ FORMS = {
     "heads": ("heads-4", {"host": {**HOST, "channels": 64}}),
     "heads of 8": ("heads-4", {"host": {**HOST, "channels": 32}}),
     "heads of 4": ("heads-4", {}),
+    "shifts": ("shifts-2", {"n_points": 3}),
+    "head shifts": ("head_shifts-4", {"host": {**HOST, "channels": 64}}),
     "rank": ("geometry-4", {"host": {**HOST, "filter_rank": 5}}),
     "wide": ("geometry", {"host": {**HOST, "channels": 48, "n_basis": 9}, "d_max": 1.5}),
 }
@@ -120,7 +122,9 @@ def test_edges_beyond_the_cutoff_change_nothing(name):
     assert_same(evaluate(far), evaluate(near))
 
 
-@pytest.mark.parametrize("name", ["rank", "heads", "heads of 8", "heads of 4", "nequip"])
+@pytest.mark.parametrize(
+    "name", ["rank", "heads", "heads of 8", "heads of 4", "head shifts", "nequip"]
+)
 def test_operator_in_float32(name):
     double, single = make(name), make(name, "float32")
     for atoms in (ethanol(), crystal()):
@@ -224,7 +228,7 @@ def test_tensors_of_any_strides():
     reverse = torch.ops.npcalc.reverse_edges(vectors, center, neighbor, layer.cutoff)
     rest = (
         center, neighbor, reverse, *layer.pack(torch.float64),
-        layer.cutoff, layer.softening, layer.n_basis, layer.power, layer.n_heads, False,
+        layer.cutoff, layer.softening, layer.n_basis, layer.power, layer.n_heads, False, False,
     )  # fmt: skip
     with torch.no_grad():
         expected = torch.ops.npcalc.pair_messages(vectors, 0.1 * d, phi, v, *rest)
@@ -259,7 +263,6 @@ def test_models_that_the_operator_cannot_do():
         make_potential({**HOST, "basis": "gaussian"}),
         make_potential(HOST, d_max=2.5),
         make_potential(HOST, "nodes-same"),
-        make_potential(HOST, "shifts-2"),
         make_potential(HOST, "heads-4", n_points=8),  # heads of 2 channels
         make_potential("egnn"),
         make_potential("nequip"),  # of 4 channels

@@ -123,6 +123,8 @@ class PairedGeometry(Coupling):
         self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
     ) -> EdgeGeometry:
         bare = self.bare(edges, center, neighbor)
+        if still and self.relative:
+            return bare
         if still:
             length = torch.sqrt((edges * edges).sum(-1, keepdim=True) + self.softening2)
             distance = length.expand(-1, 3 * self.n_points)
@@ -172,13 +174,6 @@ class PairedShifts(PairedGeometry):
 
     relative = True
 
-    def geometry(
-        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
-    ) -> EdgeGeometry:
-        if still:
-            return self.bare(edges, center, neighbor)
-        return super().geometry(edges, center, neighbor, d)
-
 
 class PairedHeads(PairedGeometry):
     """As `PairedGeometry`, but each electron point is that of one part of the host's channels.
@@ -200,6 +195,18 @@ class PairedHeads(PairedGeometry):
 
     def electronic_directions(self, vectors: Tensor, distance: Tensor) -> Tensor:
         return vectors / distance[..., None]
+
+
+class PairedHeadShifts(PairedHeads):
+    """`PairedHeads` by differences, as `PairedShifts` is the paired geometry by differences.
+
+    Args:
+        n_points: Electron points of an atom.
+        softening: Softening length eps in Angstrom.
+        envelope: Smooth cutoff.
+    """
+
+    relative = True
 
 
 class PairedNodes(Coupling):

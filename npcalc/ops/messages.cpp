@@ -23,18 +23,18 @@ using torch::autograd::variable_list;
   const Tensor &edges, const Tensor &d, const Tensor &phi, const Tensor &v, const Tensor &center,              \
       const Tensor &neighbor, const Tensor &reverse, const Tensor &bias, const Tensor &even, const Tensor &odd, \
       const Tensor &even_back, const Tensor &odd_back, double cutoff, double softening, int64_t n_basis,       \
-      int64_t power, int64_t heads, bool still
+      int64_t power, int64_t heads, bool still, bool relative
 #define NPCALC_TENSORS edges, d, phi, v, center, neighbor, reverse, bias, even, odd, even_back, odd_back
-#define NPCALC_NAMES NPCALC_TENSORS, cutoff, softening, n_basis, power, heads, still
+#define NPCALC_NAMES NPCALC_TENSORS, cutoff, softening, n_basis, power, heads, still, relative
 
 // The same as they are stored for a derivative.
 struct Stored {
   variable_list t;
   double cutoff, softening;
   int64_t n_basis, power, heads;
-  bool still;
+  bool still, relative;
 
-  static constexpr size_t N = 12, NUMBERS = 6;  // tensors, and arguments after them
+  static constexpr size_t N = 12, NUMBERS = 7;  // tensors, and arguments after them
 
   static void save(AutogradContext* context, variable_list before, NPCALC_PARAMETERS) {
     before.insert(before.end(), {NPCALC_TENSORS});
@@ -45,20 +45,22 @@ struct Stored {
     context->saved_data["power"] = power;
     context->saved_data["heads"] = heads;
     context->saved_data["still"] = still;
+    context->saved_data["relative"] = relative;
   }
 
   explicit Stored(AutogradContext* context)
       : t(context->get_saved_variables()), cutoff(context->saved_data["cutoff"].toDouble()),
         softening(context->saved_data["softening"].toDouble()), n_basis(context->saved_data["n_basis"].toInt()),
         power(context->saved_data["power"].toInt()),
-        heads(context->saved_data["heads"].toInt()), still(context->saved_data["still"].toBool()) {}
+        heads(context->saved_data["heads"].toInt()), still(context->saved_data["still"].toBool()),
+        relative(context->saved_data["relative"].toBool()) {}
 
   // Calls an operator with tensors in front of the shared arguments.
   template <typename F, typename... A>
   auto call(const F& operation, const A&... front) const {
     const Tensor* x = t.data() + t.size() - N;
     return operation.call(front..., x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10], x[11], cutoff,
-                          softening, n_basis, power, heads, still);
+                          softening, n_basis, power, heads, still, relative);
   }
 };
 
@@ -67,14 +69,14 @@ struct Arguments {
   Tensor edges, d, phi, v, center, neighbor, reverse, bias, even, odd, even_back, odd_back;
   double cutoff, softening;
   int64_t n_basis, power, heads;
-  bool still;
+  bool still, relative;
 
   explicit Arguments(NPCALC_PARAMETERS)
       : edges(edges.contiguous()), d(d.contiguous()), phi(phi.contiguous()), v(v.contiguous()),
         center(center.contiguous()), neighbor(neighbor.contiguous()), reverse(reverse.contiguous()),
         bias(bias.contiguous()), even(even.contiguous()), odd(odd.contiguous()), even_back(even_back.contiguous()),
         odd_back(odd_back.contiguous()), cutoff(cutoff), softening(softening), n_basis(n_basis), power(power),
-        heads(heads), still(still) {
+        heads(heads), still(still), relative(relative) {
     TORCH_CHECK(heads == 1 || (heads > 1 && heads == d.size(1) && !still), "pair_messages: ", heads, " heads of ", d.size(1),
                 " points that ", still ? "rest" : "move");
     TORCH_CHECK(v.size(2) % 16 == 0 && v.size(2) % (4 * heads) == 0, "pair_messages: channels must be a multiple of 16, "
@@ -94,6 +96,7 @@ struct Arguments {
     g.power = int(power);
     g.heads = int(heads);
     g.still = still;
+    g.relative = relative;
     g.cutoff = T(cutoff);
     g.softening2 = T(softening * softening);
     g.edges = edges.const_data_ptr<T>();
@@ -304,7 +307,7 @@ TORCH_LIBRARY(npcalc, library) {
   const std::string shared =
       "Tensor edges, Tensor d, Tensor phi, Tensor v, Tensor center, Tensor neighbor, Tensor reverse, Tensor bias, "
       "Tensor even, Tensor odd, Tensor even_back, Tensor odd_back, float cutoff, float softening, int n_basis, "
-      "int power, int heads, bool still) -> (";
+      "int power, int heads, bool still, bool relative) -> (";
   const std::string by = "Tensor by_ds, Tensor by_dv, ", four = "Tensor, Tensor, Tensor, Tensor";
   library.def(("pair_messages(" + shared + "Tensor, Tensor)").c_str());
   library.def(("pair_messages_backward(" + by + shared + four + ")").c_str());

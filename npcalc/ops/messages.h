@@ -12,7 +12,8 @@
 // which training needs, is in second.h.
 //
 // With heads, each electron point is that of a part of the channels: the filters of a head are made of nn and its
-// own ne, en and ee, and its second direction is that of its own ee instead of the mean one.
+// own ne, en and ee, and its second direction is that of its own ee instead of the mean one. Where geometry is
+// relative, messages see by how much the second direction differs from the first; that functions do too is in the weights.
 #pragma once
 
 #include "common.h"
@@ -29,6 +30,7 @@ struct Problem {
   int heads;     // 1, or as many as points
   int power;     // exponent of the polynomial envelope, 0 for the cosine
   bool still;    // all displacements are zero
+  bool relative; // the second direction is less the first
   T cutoff, softening2;
   const T *edges, *d, *phi, *v;
   const int64_t *center, *neighbor, *reverse;
@@ -197,7 +199,7 @@ class Block {
   bool both[LANES];
   T envelope[LANES], envelope_slope[LANES];
   T unit[3][LANES];                               // direction between the nuclei
-  T* mean;  // direction (heads, 3, LANES) between the mean electron points, or those of a head
+  T* mean;  // second direction (heads, 3, LANES) that messages see: between the mean electron points, or those of a head
   T by_envelope[LANES], by_unit[3][LANES], *by_mean;
   T *filter_even, *filter_odd;                    // (heads, LANES, wide)
   T *by_even, *by_odd;                            // derivatives by them
@@ -266,11 +268,17 @@ class Block {
       (T(1) / length).to(inverses + q * LANES);
     }
     (Lanes<T>::of(inverses) * Space<T>::of(vectors)).to(unit[0]);
-    for (int h = 0; h < H; ++h) (inverse_of(h) * Space<T>::of(vector(seconds + h))).to(mean + 3 * h * LANES);
+    for (int h = 0; h < H; ++h) {
+      const Space<T> own = direction_of(h);
+      (g.relative ? own - Space<T>::of(unit[0]) : own).to(mean + 3 * h * LANES);
+    }
   }
 
   // Inverse length of the vector of a head's second direction.
   Lanes<T> inverse_of(int h) const { return Lanes<T>::of(inverses + (seconds + h) * LANES); }
+
+  // Direction between the electron points of a head, or between the mean ones.
+  Space<T> direction_of(int h) { return inverse_of(h) * Space<T>::of(vector(seconds + h)); }
 
   static Lanes<T> length_of(const Space<T>& x, T softening2) { return sqrt(dot(x, x) + softening2); }
 
@@ -347,7 +355,9 @@ class Block {
   }
 
   Space<T> nuclear() {
-    const Space<T> direction = Space<T>::of(unit[0]), by = Space<T>::of(by_unit[0]);
+    const Space<T> direction = Space<T>::of(unit[0]);
+    Space<T> by = Space<T>::of(by_unit[0]);
+    for (int h = 0; g.relative && h < H; ++h) by = by - Space<T>::of(by_mean + 3 * h * LANES);
     Lanes<T> slope = Lanes<T>::of(by_envelope) * Lanes<T>::of(envelope_slope);
     for (int h = 0; h < H; ++h) slope += slope_of(0, columns_even + at_nn(h));
     return slope * direction + Lanes<T>::of(inverses) * (by - dot(by, direction) * direction);
@@ -355,7 +365,7 @@ class Block {
 
   // From the direction between the electron points of a head, or between the mean ones.
   Space<T> electronic(int h, T* by_d) {
-    const Space<T> m = Space<T>::of(mean + 3 * h * LANES), by = Space<T>::of(by_mean + 3 * h * LANES);
+    const Space<T> m = direction_of(h), by = Space<T>::of(by_mean + 3 * h * LANES);
     const Space<T> part = inverse_of(h) * (by - dot(by, m) * m);
     add_shared(h, part, by_d);
     return part;

@@ -59,6 +59,9 @@ def filter_weights(
         seen = 1 if n_heads > 1 else n_points
         distances = weight.unflatten(1, (-1, layer.n_basis))
         nuclei, ne, en, ee = distances.split([1, seen, seen, seen], 1)
+        if layer.spec.relative:
+            # w (f - f_nn) of a distance is w f, and -w is the nuclei's.
+            nuclei = nuclei - distances[:, 1:].sum(1, keepdim=True)
         even = torch.cat([nuclei, ee, 0.5 * (ne + en)], 1).flatten(1)
         odd = (0.5 * (ne - en)).flatten(1)
 
@@ -67,6 +70,11 @@ def filter_weights(
         return parts.transpose(0, 1).flatten(1, 2)
 
     return by_head(layer.filter.bias[:, None]).squeeze(2), by_head(even), by_head(odd)
+
+
+def points_seen(layer: PaiNNLayer, coupling: Coupling) -> int:
+    """Electron points of an atom that a layer sees, none where it is that of the published host."""
+    return coupling.n_points if layer.spec.n_distances > 1 else 0
 
 
 class FusedPaiNNLayer(nn.Module):
@@ -94,9 +102,10 @@ class FusedPaiNNLayer(nn.Module):
         self.cutoff = envelope.cutoff
         self.power = envelope_power(envelope)
         self.softening = coupling.softening2**0.5
-        self.n_points = coupling.n_points
+        self.n_points = points_seen(layer, coupling)
         self.n_basis = layer.n_basis
         self.still = still
+        self.relative = layer.spec.relative
         self.n_heads = 1 if still else layer.n_heads
         self.packed: tuple[Tensor, ...] | None = None
         if constant:
@@ -134,15 +143,16 @@ class FusedPaiNNLayer(nn.Module):
         reverse = torch.ops.npcalc.reverse_edges(edges, center, neighbor, self.cutoff)
         packed = self.packed or self.pack(x.dtype)
         ds, dv = torch.ops.npcalc.pair_messages(
-            edges, d, layer.phi(s), v, center, neighbor, reverse, *packed,
+            edges, d[:, : self.n_points], layer.phi(s), v, center, neighbor, reverse, *packed,
             self.cutoff, self.softening, self.n_basis, self.power, self.n_heads, self.still,
+            self.relative,
         )  # fmt: skip
         return layer.update_block(s + ds, v + dv)
 
 
 def knows_geometry(coupling: Coupling) -> bool:
     """Whether the geometry and filters of a coupling are those made here and in ``pairs.py``."""
-    return isinstance(coupling, (SinglePoint, PairedGeometry)) and not coupling.relative
+    return isinstance(coupling, (SinglePoint, PairedGeometry))
 
 
 def can_fuse_messages(model: PolarizedModel) -> bool:

@@ -205,9 +205,14 @@ def filters_of_backward(
     return radial_input_backward(by_even, torch.bmm(parts[1], odd.transpose(1, 2)), n, still)
 
 
-def to_channels(found: PairGeometry, of_head: Tensor) -> Tensor:
-    """Second directions (2, B, 3, c), or (2, B, 3, 1) where all are the same, of both edges."""
+def to_channels(found: PairGeometry, of_head: Tensor, relative: bool) -> Tensor:
+    """Second directions (2, B, 3, c), or (2, B, 3, 1) where all are the same, of both edges.
+
+    Where they are relative, less the directions between the nuclei.
+    """
     own = found.second / found.second_length
+    if relative:
+        own = own - found.unit.unsqueeze(2)
     wide = own if own.shape[2] == 1 else torch.matmul(own, of_head)
     return torch.stack([wide, -wide])
 
@@ -215,7 +220,7 @@ def to_channels(found: PairGeometry, of_head: Tensor) -> Tensor:
 def edge_messages(
     r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, phi: Tensor, v: Tensor,
     even: Tensor, odd: Tensor, of_head: Tensor, frequencies: Tensor,
-    cutoff: float, softening: float, power: int, still: bool,
+    cutoff: float, softening: float, power: int, still: bool, relative: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Sums of the messages of eqs. 7 and 8 over the edges of each center.
 
@@ -234,6 +239,8 @@ def edge_messages(
         softening: Softening length in Angstrom.
         power: Of the envelope, 0 for that of a cosine.
         still: Whether displacements are zero, or there are none.
+        relative: Whether second directions count by their difference to the first; that radial functions
+            do so is in the weights.
 
     Returns:
         Changes of scalars (n_atoms, c) and vectors (n_atoms, 3, c).
@@ -256,7 +263,7 @@ def edge_messages(
         unit = torch.stack([found.unit, -found.unit]).unsqueeze(3)
         pull = unit * m[:, :, p - n_directions].unsqueeze(2)
         if n_directions > 1:
-            pull.addcmul_(to_channels(found, of_head), m[:, :, p - 1].unsqueeze(2))
+            pull.addcmul_(to_channels(found, of_head, relative), m[:, :, p - 1].unsqueeze(2))
         if p > 1 + n_directions:
             v_j = v.index_select(0, sources).view(2, -1, 3, c)
             pull.addcmul_(v_j, m[:, :, 1].unsqueeze(2))
@@ -269,7 +276,7 @@ def edge_messages_backward(  # noqa: D417
     by_ds: Tensor, by_dv: Tensor,
     r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, phi: Tensor, v: Tensor,
     even: Tensor, odd: Tensor, of_head: Tensor, frequencies: Tensor,
-    cutoff: float, softening: float, power: int, still: bool,
+    cutoff: float, softening: float, power: int, still: bool, relative: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradient of `edge_messages` by r, d, phi and v.
 
@@ -308,10 +315,12 @@ def edge_messages_backward(  # noqa: D417
         by_unit = torch.matmul(g, m[:, :, p - n_directions].unsqueeze(3)).squeeze(3)
         by_own = g[0]
         if n_directions > 1:
-            own = to_channels(found, of_head)
+            own = to_channels(found, of_head, relative)
             torch.sum(g * own, dim=2, out=by_m[:, :, p - 1])
             products = g * m[:, :, p - 1].unsqueeze(2)
             by_own = torch.matmul(products[0] - products[1], of_head.t())  # (B, 3, H)
+            if relative:
+                by_unit[0] -= by_own.sum(2)
         if p > 1 + n_directions:
             v_j = v.index_select(0, sources).view(2, -1, 3, c)
             torch.sum(g * v_j, dim=2, out=by_m[:, :, 1])

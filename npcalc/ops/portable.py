@@ -10,7 +10,7 @@ from ..nn.hosts.painn import PaiNNLayer
 from ..nn.points import PairedGeometry, SinglePoint
 from ..nn.radial import BesselBasis
 from ..nn.readouts import NoIncrements
-from .painn import envelope_power, filter_weights, knows_geometry
+from .painn import envelope_power, filter_weights, knows_geometry, points_seen
 from .pairs import edge_messages, edge_messages_backward
 
 NAMESPACE = "npcalc_pairs"
@@ -71,18 +71,20 @@ class PortablePaiNNLayer(nn.Module):
         self.layer = layer
         dtype = layer.filter.weight.dtype
         with torch.no_grad():
-            bias, even, odd = filter_weights(layer, coupling.n_points, still, torch.float64)
+            self.n_points = points_seen(layer, coupling)
+            bias, even, odd = filter_weights(layer, self.n_points, still, torch.float64)
             even = torch.cat([even, bias[:, :, None]], dim=2)
             self.weights = [layer.parts(w).mT.contiguous().to(dtype) for w in (even, odd)]
         n_heads = even.shape[0]
         of_head = torch.eye(n_heads, dtype=dtype, device=even.device)
         self.of_head = of_head.repeat_interleave(layer.channels // n_heads, dim=1)
         envelope = coupling.envelope
-        self.settings: tuple[float, float, int, bool] = (
+        self.settings: tuple[float, float, int, bool, bool] = (
             envelope.cutoff,  # type: ignore[assignment]
             coupling.softening2**0.5,
             envelope_power(envelope),
-            still or coupling.n_points == 0,
+            still or self.n_points == 0,
+            layer.spec.relative,
         )
 
     def forward(
@@ -101,7 +103,7 @@ class PortablePaiNNLayer(nn.Module):
         s, v = layer.scalars(x), layer.vectors(x)
         phi = layer.parts(layer.phi(s))
         ds, dv = OPERATORS["edge_messages"](
-            edges, center, neighbor, d, phi, v, *self.weights, self.of_head,
+            edges, center, neighbor, d[:, : self.n_points], phi, v, *self.weights, self.of_head,
             layer.basis.frequencies, *self.settings,
         )  # fmt: skip
         return layer.update_block(s + ds, v + dv)

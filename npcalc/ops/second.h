@@ -107,8 +107,9 @@ class TangentBlock : public Block<T> {
           .to(distances_t + q * LANES);
     (Lanes<T>::of(inverses) * (r_t - Lanes<T>::of(distances_t) * Space<T>::of(unit[0]))).to(unit_t[0]);
     for (int h = 0; h < H; ++h) {
-      const Space<T> m = Space<T>::of(mean + 3 * h * LANES), t = Space<T>::of(vector_t(seconds + h));
-      (this->inverse_of(h) * (t - dot(m, t) * m)).to(mean_t + 3 * h * LANES);
+      const Space<T> m = this->direction_of(h), t = Space<T>::of(vector_t(seconds + h));
+      const Space<T> turning = this->inverse_of(h) * (t - dot(m, t) * m);
+      (g.relative ? turning - Space<T>::of(unit_t[0]) : turning).to(mean_t + 3 * h * LANES);
     }
   }
 
@@ -139,7 +140,7 @@ class TangentBlock : public Block<T> {
   // tangent n_t = m_t / L - m (m m_t) / L^3.
   Space<T> by_shift(int h) {
     const int at = 3 * h * LANES;
-    const Space<T> m = Space<T>::of(mean + at), t = Space<T>::of(vector_t(seconds + h));
+    const Space<T> m = this->direction_of(h), t = Space<T>::of(vector_t(seconds + h));
     const Space<T> by = Space<T>::of(by_mean + at), by_t = Space<T>::of(by_mean_t + at);
     const Lanes<T> inverse = this->inverse_of(h);
     const Lanes<T> by_t_n = dot(by_t, m), n_m = dot(m, t);

@@ -6,8 +6,7 @@ from pydantic import ValidationError
 from systems import HOSTS, crystal, make_config, make_graph, make_potential
 
 from npcalc.model import ModelConfig, PolarizedModel
-from npcalc.nn.hosts import HostConfig
-from npcalc.nn.hosts.base import relative_to_first
+from npcalc.nn.hosts import HostConfig, PointSpec
 from npcalc.potential.derivatives import edge_vectors
 
 SIX = ("painn", "nequip", "egnn", "et", "tensornet", "mace")
@@ -75,7 +74,7 @@ def test_movement_is_seen(host, arguments):
 
 def test_differences_are_to_the_first():
     values = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
-    found = relative_to_first(values)
+    found = PointSpec(1, 3, 3, 5.0, 1.0, relative=True).counted(values)
     assert torch.equal(found[:, 0], values[:, 0])
     assert torch.equal(found[:, 2], values[:, 2] - values[:, 0])
 

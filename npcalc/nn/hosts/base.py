@@ -17,7 +17,7 @@ class HostConfig(BaseModel):
     Attributes:
         name: Name of the host in configuration files.
         learning_rate: Of training where its configuration gives none.
-        knows_relative: Whether the host makes use of `PointSpec.relative` and `PointSpec.of_layer`.
+        knows_relative: Whether the host makes use of `PointSpec.counted` and `PointSpec.of_layer`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,12 +45,12 @@ class HostConfig(BaseModel):
         """Refuses hosts that would see absolute distances where differences are meant.
 
         Raises:
-            ValueError: The host does not know `PointSpec.relative`.
+            ValueError: The host does not know `PointSpec.counted`.
         """
         if not self.knows_relative:
             raise ValueError(
                 f"host {self.name!r} does not know coupling: paired_shifts: take paired_geometry, or let "
-                f"the host use PointSpec.of_layer and PointSpec.relative and set knows_relative"
+                f"the host use PointSpec.of_layer and PointSpec.counted and set knows_relative"
             )
 
 
@@ -93,21 +93,6 @@ class EdgeGeometry(NamedTuple):
     still: bool = False
 
 
-def relative_to_first(values: Tensor) -> Tensor:
-    """What further distances or directions of an edge change: the first, and differences of all others to it.
-
-    Args:
-        values: Of each distance or direction, shape (n_edges, n, k).
-
-    Returns:
-        The same shape.
-    """
-    if values.shape[1] == 1:
-        return values
-    first = values[:, :1]
-    return torch.cat([first, values[:, 1:] - first], dim=1)
-
-
 class PointSpec(NamedTuple):
     """What a host has to be built for.
 
@@ -123,7 +108,7 @@ class PointSpec(NamedTuple):
         bare_layers: First layers, and the embedding before them, whose edges have one distance and one
             direction; see `of_layer`.
         relative: Whether what belongs to distances and directions after the first counts by its difference
-            to that of the first, see `relative_to_first`.
+            to that of the first, see `counted`.
     """
 
     n_types: int
@@ -139,7 +124,21 @@ class PointSpec(NamedTuple):
         """What a layer has to be built for; the embedding as the first one."""
         if index >= self.bare_layers:
             return self
-        return self._replace(n_distances=1, n_directions=1)
+        return self._replace(n_distances=1, n_directions=1, n_heads=1)
+
+    def counted(self, values: Tensor) -> Tensor:
+        """What is to be used of a function of the distances, or of one of the directions.
+
+        Args:
+            values: Of each distance or direction, shape (n_edges, n, k).
+
+        Returns:
+            The same, or with ``relative`` the first and the differences of all others to it.
+        """
+        if not self.relative or values.shape[1] == 1:
+            return values
+        first = values[:, :1]
+        return torch.cat([first, values[:, 1:] - first], dim=1)
 
     @property
     def seen_distances(self) -> int:

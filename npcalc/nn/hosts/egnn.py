@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..scatter import sum_edges
-from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer, relative_to_first
+from .base import EdgeGeometry, Host, HostConfig, PointSpec, ScalarVectorLayer
 
 
 class EGNNConfig(HostConfig):
@@ -45,7 +45,7 @@ class EGNNLayer(ScalarVectorLayer):
         self.n_scalars = c
         self.n_vectors = v
         self.n_directions = spec.n_directions
-        self.relative = spec.relative
+        self.spec = spec
         # One linear map of (h_i, h_j, distances) in three parts: two of them are by point, not by edge.
         self.center = nn.Linear(c, c)
         self.neighbor = nn.Linear(c, c, bias=False)
@@ -61,10 +61,8 @@ class EGNNLayer(ScalarVectorLayer):
         n = x.shape[0]
         h = self.scalars(x)
         m = self.center(h)[geometry.center] + self.neighbor(h)[geometry.neighbor]
-        squared = (geometry.distance * geometry.distance)[..., None]
-        direction = geometry.direction
-        if self.relative:
-            squared, direction = relative_to_first(squared), relative_to_first(direction)
+        squared = self.spec.counted((geometry.distance * geometry.distance)[..., None])
+        direction = self.spec.counted(geometry.direction)
         m = self.message(m + self.distance(squared.flatten(1)))
         envelope = geometry.envelope[:, None]
         total = sum_edges(m * self.inference(m) * envelope, geometry.center, n)

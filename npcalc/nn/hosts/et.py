@@ -25,7 +25,6 @@ from .base import (
     PointSpec,
     ScalarVectorLayer,
     check_parts,
-    relative_to_first,
 )
 
 
@@ -81,10 +80,10 @@ class ETLayer(ScalarVectorLayer):
         n_radial = spec.seen_distances * config.n_basis
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         # Radial functions of a point's distance to itself.
-        self.relative = spec.relative
-        itself = self.basis(torch.zeros(1, spec.seen_distances, dtype=torch.float64))
-        if self.relative:
-            itself = relative_to_first(itself)
+        self.spec = spec
+        itself = self.spec.counted(
+            self.basis(torch.zeros(1, spec.seen_distances, dtype=torch.float64))
+        )
         self.itself: Tensor
         self.register_buffer("itself", itself.flatten(), persistent=False)
         self.norm = nn.LayerNorm(c)
@@ -109,10 +108,8 @@ class ETLayer(ScalarVectorLayer):
         q, k, values = self.query(normed), self.key(normed), self.value(normed)
 
         envelope = geometry.envelope[:, None]
-        radial = self.basis(geometry.distance) * envelope[..., None]
-        if self.relative:
-            radial = relative_to_first(radial)
-            geometry = geometry._replace(direction=relative_to_first(geometry.direction))
+        radial = self.spec.counted(self.basis(geometry.distance)) * envelope[..., None]
+        geometry = geometry._replace(direction=self.spec.counted(geometry.direction))
         key_filters, value_filters = (
             F.silu(head_linear(linear, radial, self.point_heads, c))
             for linear in (self.key_filter, self.value_filter)
@@ -194,8 +191,9 @@ class ET(Host):
         # Neighbor embedding (equation 4).
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         self.neighbor = nn.Embedding(spec.n_types, c)
-        self.point_heads = spec.n_heads
-        self.filter = nn.Linear(spec.of_layer(0).seen_distances * config.n_basis, c)
+        first = spec.of_layer(0)
+        self.point_heads = first.n_heads
+        self.filter = nn.Linear(first.seen_distances * config.n_basis, c)
         self.combine = nn.Linear(2 * c, c)
         for linear in (self.filter, self.combine):
             nn.init.xavier_uniform_(linear.weight)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..radial import BesselBasis
-from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec, relative_to_first
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 from .nequip import Convolution, EdgeHarmonics, NequIPConfig, ScaledLinear, TypeLinear
 
 
@@ -221,7 +221,7 @@ class MACELayer(HostLayer):
             radial_width=config.radial_width, radial_depth=config.radial_depth,
         )  # fmt: skip
         self.basis = BesselBasis(config.n_basis, spec.cutoff)
-        self.relative = spec.relative
+        self.spec = spec
         self.harmonics = EdgeHarmonics(spec, convolution)
         self.before = nn.ModuleList([ScaledLinear(c, c) for _ in inputs])
         self.convolution = Convolution(inputs, messages, spec, convolution)
@@ -242,8 +242,7 @@ class MACELayer(HostLayer):
     def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         n, c = x.shape[0], self.channels
         inputs = torch.split(x.reshape(n, -1, c), self.in_dims, dim=1)
-        functions = self.basis(geometry.distance)
-        basis = (relative_to_first(functions) if self.relative else functions).flatten(1)
+        basis = self.spec.counted(self.basis(geometry.distance)).flatten(1)
         harmonics = self.harmonics(basis, geometry.direction)
         mixed: list[Tensor] = []
         for k, linear in enumerate(self.before):

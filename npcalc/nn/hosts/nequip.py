@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from ..radial import BesselBasis
 from ..tensor_product import TensorProduct
-from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec, relative_to_first
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 
 class NequIPConfig(HostConfig):
@@ -198,7 +198,7 @@ class EdgeHarmonics(nn.Module):
     def __init__(self, spec: PointSpec, config: NequIPConfig) -> None:
         super().__init__()
         self.n_more = spec.n_directions - 1
-        self.relative = spec.relative
+        self.spec = spec
         self.harmonics = o3.SphericalHarmonics(
             list(range(config.l_max + 1)), normalize=False, normalization="component"
         )
@@ -214,10 +214,8 @@ class EdgeHarmonics(nn.Module):
         first = y[:, 0]
         if self.n_more == 0:
             return first
-        if self.relative:
-            y = relative_to_first(y)
         a = self.mix(basis).reshape(-1, self.n_more, self.n_degrees)
-        return first + (a[:, :, self.degree] * y[:, 1:]).sum(1)
+        return first + (a[:, :, self.degree] * self.spec.counted(y)[:, 1:]).sum(1)
 
 
 class _Zero(nn.Module):
@@ -256,7 +254,7 @@ class NequIPLayer(HostLayer):
         self.in_dims = [ir.dim for ir in inputs]
         self.basis = BesselBasis(config.n_basis, spec.cutoff)
         self.basis_factor = math.sqrt(2.0 / spec.cutoff)
-        self.relative = spec.relative
+        self.spec = spec
         self.harmonics = EdgeHarmonics(spec, config)
         self.convolution = Convolution(inputs, hidden, spec, config)
         outputs = self.convolution.outputs
@@ -291,7 +289,7 @@ class NequIPLayer(HostLayer):
         n, c = x.shape[0], self.channels
         x = x.reshape(n, -1, c)
         functions = self.basis(geometry.distance) * self.basis_factor
-        basis = (relative_to_first(functions) if self.relative else functions).flatten(1)
+        basis = self.spec.counted(functions).flatten(1)
         harmonics = self.harmonics(basis, geometry.direction)
 
         mixed: list[Tensor] = []

@@ -22,7 +22,6 @@ from .base import (
     PointSpec,
     ScalarVectorLayer,
     check_parts,
-    relative_to_first,
 )
 
 
@@ -72,7 +71,7 @@ class PaiNNLayer(ScalarVectorLayer):
         self.is_first = is_first
         self.n_basis = config.n_basis
         self.n_heads = spec.n_heads
-        self.relative = spec.relative
+        self.spec = spec
         self.n_directions = spec.seen_directions
         self.n_scalars = c
         self.n_vectors = c
@@ -93,8 +92,7 @@ class PaiNNLayer(ScalarVectorLayer):
         c = self.channels
         n = x.shape[0]
         s, v = self.scalars(x), self.vectors(x)
-        if self.relative:
-            geometry = geometry._replace(direction=relative_to_first(geometry.direction))
+        geometry = geometry._replace(direction=self.spec.counted(geometry.direction))
 
         w = self.filters(geometry) * self.parts(self.phi(s))[geometry.neighbor]  # (E, parts c)
         ds, *rest = torch.split(w, c, dim=1)
@@ -111,15 +109,12 @@ class PaiNNLayer(ScalarVectorLayer):
         """Filters (n_edges, parts c) of eqs. 7 and 8, envelope included."""
         distance, weight = geometry.distance, (self.first or self.filter).weight
         if self.n_heads > 1 and not geometry.still:
-            functions, weight = self.basis(distance), self.parts(weight, 0)
+            functions, weight = self.spec.counted(self.basis(distance)), self.parts(weight, 0)
             filters = head_product(functions, weight, self.n_heads, self.channels)
             return (filters + self.parts(self.filter.bias, 0)) * geometry.envelope[:, None]
         if geometry.still and distance.shape[1] > 2:
             distance, weight = distance[:, :2], self.fold_still(weight)
-        functions = self.basis(distance)
-        if self.relative:
-            functions = relative_to_first(functions)
-        functions = functions.flatten(1)  # (E, K n_basis)
+        functions = self.spec.counted(self.basis(distance)).flatten(1)  # (E, K n_basis)
         if self.first is not None:
             functions = functions @ weight.T
             weight = self.filter.weight

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..radial import ExpNormalBasis
 from ..scatter import sum_edges
 from ..tensor_product import BlockSum, spread
-from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec, relative_to_first
+from .base import EdgeGeometry, Host, HostConfig, HostLayer, PointSpec
 
 PARTS = [1, 3, 6]
 """Components of scalar, vector and symmetric part; the last is kept with its trace."""
@@ -96,7 +96,7 @@ class TensorNetLayer(HostLayer):
         self.channels = c
         self.n_scalars = c
         self.n_vectors = c
-        self.relative = spec.relative
+        self.spec = spec
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         # Radial functions of a point's distance to itself.
         itself = self.basis(torch.zeros(1, spec.n_distances, dtype=torch.float64))
@@ -115,7 +115,7 @@ class TensorNetLayer(HostLayer):
 
     def features(self, functions: Tensor) -> Tensor:
         """What the radial network sees of the functions of each distance, (n, n_distances n_basis)."""
-        return (relative_to_first(functions) if self.relative else functions).flatten(1)
+        return self.spec.counted(functions).flatten(1)
 
     def forward(self, x: Tensor, point_type: Tensor, geometry: EdgeGeometry) -> Tensor:
         n, c = x.shape[0], self.channels
@@ -129,7 +129,7 @@ class TensorNetLayer(HostLayer):
         )
         total = total + parts * spread(self.radial(self.itself)[:, : 3 * c], PARTS, c)
         if self.n_pulls:
-            direction = relative_to_first(geometry.direction)[:, 1:]
+            direction = self.spec.counted(geometry.direction)[:, 1:]
             factor = factors[:, 3 * c :].reshape(-1, self.n_pulls, 1, c)
             pull = (factor * direction[..., None]).sum(1)
             scalars = parts[:, 0][geometry.neighbor] * envelope
