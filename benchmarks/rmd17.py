@@ -13,6 +13,7 @@ Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or 
 all pairs), ``same`` (paired nodes, pairs of the same kind), ``geometry`` (paired geometry), ``shifts`` (paired shifts, which
 at rest are the host) or ``heads`` (paired heads), and the number of electron points, ``moving-heads-4``; ``-r32`` behind it,
 for painn, filters of rank 32; ``-d1.0`` behind that, displacements up to 1 A instead of 0.5 A. ``host-params`` has as many parameters as the form given by ``--like``.
+Rows of ``head_shifts``, paired heads by differences, are of a coupling that was tried and is not in the package.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def model_of(host: str, form: str, channels: int | None = None) -> dict:
         section["filter_rank"] = int(rest.pop()[1:])
     coupling, points = rest[0], int(rest[1]) if len(rest) > 1 else 1
     model |= {"polarization": kind, "n_points": points}
-    if coupling in ("geometry", "shifts", "heads", "head_shifts"):
+    if coupling in ("geometry", "shifts", "heads"):
         return {**model, "coupling": f"paired_{coupling}"}
     return {**model, "coupling": "paired_nodes", "pairs": "same" if coupling == "same" else "all"}
 

@@ -12,15 +12,7 @@ from torch import Tensor, nn
 
 from .conventions import FIELDS
 from .nn.hosts import HostConfig, HostLayer, PointSpec, make_host, parse_host
-from .nn.points import (
-    Coupling,
-    PairedGeometry,
-    PairedHeads,
-    PairedHeadShifts,
-    PairedNodes,
-    PairedShifts,
-    SinglePoint,
-)
+from .nn.points import Coupling, PairedGeometry, PairedHeads, PairedNodes, PairedShifts, SinglePoint
 from .nn.polarization import Displacement, NoExchange, PairExchange, Rest
 from .nn.radial import make_envelope
 from .nn.readouts import (
@@ -67,8 +59,7 @@ class ModelConfig(BaseModel):
         coupling: How the host sees the points: ``paired_geometry`` (every channel sees all points of both
             atoms), ``paired_shifts`` (so too, by how much they differ from the nuclei; with points at rest
             it is the host as published), ``paired_heads`` (each electron point is seen by its own part of
-            the channels; `painn` and `et`), ``paired_head_shifts`` (both) or ``paired_nodes`` (points are
-            nodes).
+            the channels; `painn` and `et`) or ``paired_nodes`` (points are nodes).
         pairs: Which kinds of points ``paired_nodes`` connects.
         n_points: Electron points of an atom.
         d_max: Bound of the displacement in Angstrom.
@@ -90,9 +81,9 @@ class ModelConfig(BaseModel):
     cutoff: float = Field(5.0, gt=0.0)
     envelope: Literal["cosine", "polynomial"] = "cosine"
     polarization: Literal["none", "static", "moving"] = "moving"
-    coupling: Literal[
-        "paired_geometry", "paired_shifts", "paired_heads", "paired_head_shifts", "paired_nodes"
-    ] = "paired_geometry"
+    coupling: Literal["paired_geometry", "paired_shifts", "paired_heads", "paired_nodes"] = (
+        "paired_geometry"
+    )
     pairs: Literal["same", "all"] = "all"
     n_points: int = Field(1, ge=1)
     d_max: float = Field(0.5, gt=0.0)
@@ -134,9 +125,9 @@ class ModelConfig(BaseModel):
             if missing:
                 raise ValueError(f"formal_weights has no value for {', '.join(missing)}")
         if self.polarization != "none":
-            if "head" in self.coupling and self.n_points > 1:
+            if self.coupling == "paired_heads" and self.n_points > 1:
                 self.host.check_heads(self.n_points)
-            if "shifts" in self.coupling:
+            if self.coupling == "paired_shifts":
                 self.host.check_relative()
         self._check_properties()
         return self
@@ -409,7 +400,6 @@ GEOMETRIES = {
     "paired_geometry": PairedGeometry,
     "paired_shifts": PairedShifts,
     "paired_heads": PairedHeads,
-    "paired_head_shifts": PairedHeadShifts,
 }
 """Couplings whose hosts have one point for each atom."""
 

@@ -197,18 +197,6 @@ class PairedHeads(PairedGeometry):
         return vectors / distance[..., None]
 
 
-class PairedHeadShifts(PairedHeads):
-    """`PairedHeads` by differences, as `PairedShifts` is the paired geometry by differences.
-
-    Args:
-        n_points: Electron points of an atom.
-        softening: Softening length eps in Angstrom.
-        envelope: Smooth cutoff.
-    """
-
-    relative = True
-
-
 class PairedNodes(Coupling):
     """Every point is a host node: nuclei first, then each electron point of all atoms.
 

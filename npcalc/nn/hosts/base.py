@@ -124,7 +124,7 @@ class PointSpec(NamedTuple):
         """What a layer has to be built for; the embedding as the first one."""
         if index >= self.bare_layers:
             return self
-        return self._replace(n_distances=1, n_directions=1, n_heads=1)
+        return self._replace(n_distances=1, n_directions=1)
 
     def counted(self, values: Tensor) -> Tensor:
         """What is to be used of a function of the distances, or of one of the directions.

@@ -191,9 +191,8 @@ class ET(Host):
         # Neighbor embedding (equation 4).
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         self.neighbor = nn.Embedding(spec.n_types, c)
-        first = spec.of_layer(0)
-        self.point_heads = first.n_heads
-        self.filter = nn.Linear(first.seen_distances * config.n_basis, c)
+        self.point_heads = spec.n_heads
+        self.filter = nn.Linear(spec.of_layer(0).seen_distances * config.n_basis, c)
         self.combine = nn.Linear(2 * c, c)
         for linear in (self.filter, self.combine):
             nn.init.xavier_uniform_(linear.weight)

@@ -109,7 +109,7 @@ class PaiNNLayer(ScalarVectorLayer):
         """Filters (n_edges, parts c) of eqs. 7 and 8, envelope included."""
         distance, weight = geometry.distance, (self.first or self.filter).weight
         if self.n_heads > 1 and not geometry.still:
-            functions, weight = self.spec.counted(self.basis(distance)), self.parts(weight, 0)
+            functions, weight = self.basis(distance), self.parts(weight, 0)
             filters = head_product(functions, weight, self.n_heads, self.channels)
             return (filters + self.parts(self.filter.bias, 0)) * geometry.envelope[:, None]
         if geometry.still and distance.shape[1] > 2:
