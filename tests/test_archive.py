@@ -39,18 +39,16 @@ STRUCTURES = [ethanol(), crystal(), Atoms("C"), Atoms("OH", [[0, 0, 0], [0, 0, 9
 """A molecule, a periodic structure, an atom, and atoms out of each other's reach."""
 
 # Each network is traced anew, so not all forms with all hosts.
-SOME = [("painn", f) for f in ("none", "geometry", "static", "nodes-same")]
+SOME = [("painn", f) for f in ("none", "geometry", "nodes-same")]
 SOME += [
     ("egnn", "none"),
     ("painn", "heads-4"),
     ("painn", "shifts-2"),
     ("mace", "shifts-2"),
-    ("et", "geometry"),
     ("et", "heads-4"),
     ("tensornet", "nodes-same"),
     ("mace", "geometry"),
     ("nequip", "geometry-4"),
-    ("nequip", "none"),
     ("nequip-both", "nodes-all-2"),
 ]
 

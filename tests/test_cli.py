@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import shutil
 import subprocess
 import sys
 
@@ -20,10 +21,18 @@ from npcalc.cli import app
 from npcalc.md import Trajectory, read_structure
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """File of a potential; writing it takes seconds."""
+    path = tmp_path_factory.mktemp("written") / "p.pt"
+    make_potential("painn", "geometry", card={"scale": 0.02, "composition": "C2H6O"}).save(path)
+    return path
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make_potential("painn", "geometry", card={"scale": 0.02, "composition": "C2H6O"}).save("p.pt")
+    shutil.copy(written, "p.pt")
 
     def call(line, code=0):
         result = CliRunner().invoke(app, line.split())

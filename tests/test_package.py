@@ -22,8 +22,7 @@ NAMES = ("energy", "forces", "dipole", "charges", "energies")
 @pytest.mark.parametrize(
     ("host", "form"),
     [
-        ("painn", "geometry-4"),
-        ("nequip", "geometry"),
+        # painn and nequip are compiled below
         ("egnn", "nodes-same"),
         ("et", "none"),
         ("tensornet", "geometry"),

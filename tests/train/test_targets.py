@@ -70,6 +70,7 @@ def test_readouts_move_with_the_molecule(potential):
     assert both[3] == pytest.approx(2.0 * first[3], rel=1e-9)
 
 
+@pytest.mark.parametrize("potential", ["geometry"], indirect=True)
 def test_archive_and_calculator(potential, tmp_path):
     atoms = ethanol()
     expected = evaluate(potential, atoms)["properties"][0]
