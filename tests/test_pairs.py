@@ -21,6 +21,7 @@ FORMS = {
     "one": ("geometry", {"envelope": "polynomial"}),
     "three": ("geometry", {"n_points": 3}),
     "heads": ("heads-4", HEADS),
+    "shifts": ("shifts-2", {}),
     "rank": ("geometry", {"host": {**HOSTS["painn"], "filter_rank": 5}}),
 }
 
@@ -152,7 +153,8 @@ def test_memory_does_not_grow_with_the_edges_at_once():
         arguments = (
             torch.randn(n_pairs, 3, generator=g), center, neighbor, torch.randn(50, 2, 3, generator=g),
             torch.randn(50, 64, generator=g), torch.randn(50, 3, 16), torch.randn(2, 13, 32),
-            torch.randn(2, 4, 32), torch.eye(2).repeat_interleave(8, 1), torch.ones(4), 5.0, 0.05, 0, False,
+            torch.randn(2, 4, 32), torch.eye(2).repeat_interleave(8, 1), torch.ones(4),
+            5.0, 0.05, 0, False, False,
         )  # fmt: skip
         by = torch.randn(50, 16), torch.randn(50, 3, 16)
         for function, given in ((edge_messages, ()), (edge_messages_backward, by)):
@@ -165,8 +167,8 @@ def test_memory_does_not_grow_with_the_edges_at_once():
 
 
 def test_models_that_need_more_keep_their_graph(tmp_path):
-    # Increments, which are of each edge; filters of differences; another host.
-    for host, form in (("painn", "heads-4"), ("painn", "shifts-2"), ("egnn", "geometry")):
+    # Increments, which are of each edge; another host.
+    for host, form in (("painn", "heads-4"), ("egnn", "geometry")):
         potential = make_potential(host, form)
         assert not can_be_portable(potential.module.edge_potential.model)
     potential.save(tmp_path / "p.pt")
