@@ -14,10 +14,11 @@ def close(a, b, what=""):
 
 
 @pytest.mark.parametrize(("host", "form"), CASES)
-@pytest.mark.parametrize(("system", "sign"), [(ethanol, -1), (crystal, 1)])
-def test_rotation_inversion_translation(host, form, system, sign):
+@pytest.mark.parametrize("inversion", [False, True])
+@pytest.mark.parametrize("system", [ethanol, crystal])
+def test_rotation_inversion_translation(host, form, inversion, system):
     potential = make_potential(host, form)
-    matrix = sign * rotation(4)
+    matrix = rotation(4) * (-1 if inversion else 1)
     atoms = system()
     turned = atoms.copy()
     turned.set_cell(atoms.cell.array @ matrix.T)
