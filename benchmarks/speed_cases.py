@@ -16,12 +16,6 @@ from ase.calculators.calculator import Calculator
 from speed_common import ase_step, measure, report, structure
 
 HERE = Path(__file__).resolve().parent
-OPERATORS = (
-    "messages",
-    "messages_backward",
-    "messages_weight_backward",
-    "messages_second_backward",
-)
 
 
 def random_potential(path: Path) -> None:
@@ -34,9 +28,9 @@ def random_potential(path: Path) -> None:
 
     card = load_potential("ethanol-fast").card
     torch.manual_seed(0)
-    model = PolarizedModel(card.model.model_copy(update={"n_points": 1}))
-    more = {"model": card.model.model_copy(update={"n_points": 1}), "displacement_range": {}}
-    weights = {k: v.detach() for k, v in model.named_parameters()}
+    config = card.model.model_copy(update={"n_points": 1})
+    more = {"model": config, "displacement_range": {}}
+    weights = {k: v.detach() for k, v in PolarizedModel(config).named_parameters()}
     Potential(card.model_copy(update=more), weights, "cpu").save(path)
 
 
@@ -58,7 +52,7 @@ def run_case(case: str, folder: Path) -> None:
     if what == "core":
         core_case()
         return
-    if what in OPERATORS:
+    if points == "operator":
         operator_case(what)
         return
     if what == "train":

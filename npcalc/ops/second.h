@@ -36,7 +36,7 @@ class TangentBlock : public Block<T> {
   using Block<T>::g, Block<T>::K, Block<T>::H, Block<T>::nb, Block<T>::nd, Block<T>::wide, Block<T>::fe, Block<T>::fo;
   using Block<T>::seconds, Block<T>::nv;
   using Block<T>::count, Block<T>::edge;
-  using Block<T>::i, Block<T>::j, Block<T>::both, Block<T>::unit, Block<T>::mean;
+  using Block<T>::i, Block<T>::j, Block<T>::both, Block<T>::unit;
   using Block<T>::by_even, Block<T>::by_odd, Block<T>::by_mean;
 
   TangentBlock(const Problem<T>& problem, const Direction<T>& direction)
