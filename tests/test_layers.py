@@ -1,6 +1,7 @@
 """Imports go down only, and optional or heavy libraries stay in one place each."""
 
 import ast
+import configparser
 import os
 import subprocess
 import sys
@@ -94,3 +95,14 @@ assert set(npcalc.__all__) >= {"NPCalculator", "load_potential", "save_potential
     # torch sets some of its own variables when it compiles: a test before this one may have.
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("TORCH", "TRITON"))}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=clean)
+
+
+def test_every_package_is_installed():
+    """Tests import the checkout; what setup.cfg does not name would be missing only for users."""
+    setup = configparser.ConfigParser()
+    setup.read(PACKAGE.parent / "setup.cfg")
+    named = set(setup["options"]["packages"].split()) - {"npcalc.potentials"}
+    found = {
+        ".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")
+    }
+    assert named == found
