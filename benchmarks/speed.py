@@ -1,7 +1,7 @@
 """Time, memory and start-up of npcalc beside SchNetPack, MACE, NequIP and TorchANI, in one run.
 
-    python benchmarks/speed.py run ENVIRONMENTS [--rounds 2] [--only WORD,WORD ...]
-    python benchmarks/speed.py table
+    python benchmarks/speed.py run ENVIRONMENTS [--rounds 2] [--only WORD,WORD ...] [--name speed]
+    python benchmarks/speed.py table [--name speed]
 
 ENVIRONMENTS is a folder with the environments of the peers (each with torch 2.13.0): ``schnetpack`` (schnetpack 2.0.4,
 matscipy), ``mace`` (mace-torch 0.3.16), ``nequip`` (nequip 0.19.1, matscipy), ``torchani`` (torchani 2.9.0). Each case runs in a process of its own, cases
@@ -16,7 +16,8 @@ without a model, made as ASE's manual says. ``operator`` is one layer's messages
 or their gradient, that with weights, or the gradient of the gradient, and nothing else. ``core`` measures a core: products
 of matrices and copies of memory.
 The limit beside a time is that of the products of the compiled code (filters of all pairs, forward, again and back) at
-the speed of that core. `speed_cases.py` has the cases of npcalc, `speed_peers.py` those of the peers. ``run`` writes `results/speed.json`, ``table`` the Markdown.
+the speed of that core. `speed_cases.py` has the cases of npcalc, `speed_peers.py` those of the peers. ``run`` writes
+`results/NAME.json`, ``table`` the Markdown; a machine of another kind gets a name of its own.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from rows import write_table
 from npcalc.files import new_file
 
 HERE = Path(__file__).resolve().parent
-RESULT = HERE / "results" / "speed.json"
+RESULTS = HERE / "results"
 WATER = ("water-192", "water-1536", "water-12288")
 POTENTIALS = {"fast": "npcalc, `ethanol-fast`", "one": "npcalc, 1 point"}
 OPERATORS = {
@@ -67,7 +68,8 @@ def cases() -> list[str]:
     found += [f"accurate {way} ethanol 1" for way in ("compiled", "script")]
     found.append("accurate compiled water-192 1")
     found += [f"operator compiled {what} 1" for what in OPERATORS]
-    found += ["fast compiled train 1", "one compiled train 1", "schnetpack peer train 1"]
+    found += [f"{points} compiled train 1" for points in ("fast", "one", "plain")]
+    found.append("schnetpack peer train 1")
     return [*found, "fast compiled water-100k 1", "fast script water-100k 1", "core core core 1"]
 
 
@@ -80,7 +82,7 @@ def limit(edges: int, gflops: float) -> float:
     return 3 * 2 * functions * 256 * edges / 2 / gflops / 1e6
 
 
-def run(environments: Path, rounds: int, only: list[str]) -> None:
+def run(environments: Path, rounds: int, only: list[str], result: Path) -> None:
     folder = environments / "npcalc-speed"
     folder.mkdir(exist_ok=True)
     chosen = [c for c in cases() if all(any(w in c for w in words.split(",")) for words in only)]
@@ -97,19 +99,19 @@ def run(environments: Path, rounds: int, only: list[str]) -> None:
                 continue
             results.setdefault(case, []).append(call(case, environments, folder))
             print(case, results[case][-1], flush=True)
-            store(case, results[case])
+            store(case, results[case], result)
 
 
-def store(case: str, rounds: list[dict]) -> None:
+def store(case: str, rounds: list[dict], result: Path) -> None:
     """Writes a case, from the rounds that it has had, among those of the file."""
-    stored = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    stored = json.loads(result.read_text()) if result.exists() else {}
     stored[case] = {
         **rounds[-1],
         "median_ms": statistics.median(r["median_ms"] for r in rounds),
         "rounds_ms": [round(r["median_ms"], 3) for r in rounds],
         "peak_MiB": max(r["peak_MiB"] for r in rounds),
     }
-    with new_file(RESULT, overwrite=True) as partial:
+    with new_file(result, overwrite=True) as partial:
         partial.write_text(json.dumps(stored, indent=1) + "\n")
 
 
@@ -126,9 +128,9 @@ def call(case: str, environments: Path, folder: Path) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def table() -> None:
+def table(result: Path) -> None:
     """Markdown of what has been measured."""
-    rows = json.loads(RESULT.read_text())
+    rows = json.loads(result.read_text())
     versions = sorted({r["version"] for r in rows.values() if "version" in r})
     lines = [
         "# Speed", "",
@@ -202,6 +204,7 @@ def table() -> None:
     pairs = [
         ("training step of SchNetPack over that of `ethanol-fast`", "schnetpack peer train 1", "fast compiled train 1"),
         ("the same, 1 point", "schnetpack peer train 1", "one compiled train 1"),
+        ("the same, no points and no dipoles, as SchNetPack has none", "schnetpack peer train 1", "plain compiled train 1"),
     ]  # fmt: skip
     for n, threads in ((1, "one thread"), (2, "two threads")):
         for way, how in (("compiled", "compiled"), ("script", "not compiled")):
@@ -215,7 +218,7 @@ def table() -> None:
     for case, row in rows.items():
         rounds = ", ".join(map(str, row["rounds_ms"]))
         lines.append(f"| {case} | {ms(row)} | {rounds} | {row['peak_MiB']} |")
-    write_table(RESULT, lines)
+    write_table(result, lines)
 
 
 def ms(row: dict | None) -> str:
@@ -225,8 +228,10 @@ def ms(row: dict | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, dest="command")
-    commands.add_parser("table")
+    writer = commands.add_parser("table")
     runner = commands.add_parser("run")
+    for command in (writer, runner):
+        command.add_argument("--name", default="speed", help="of the files in results/")
     runner.add_argument("environments", type=Path)
     runner.add_argument("--rounds", type=int, default=2)
     runner.add_argument(
@@ -236,10 +241,11 @@ def main() -> None:
         help="what a case must have: word or word,word, one of these",
     )
     args = parser.parse_args()
+    result = RESULTS / f"{args.name}.json"
     if args.command == "table":
-        table()
+        table(result)
     else:
-        run(args.environments, args.rounds, args.only)
+        run(args.environments, args.rounds, args.only, result)
 
 
 if __name__ == "__main__":

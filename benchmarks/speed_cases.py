@@ -56,7 +56,7 @@ def run_case(case: str, folder: Path) -> None:
         operator_case(what)
         return
     if what == "train":
-        train_case({} if points == "fast" else {"n_points": 1})
+        train_case(points)
         return
     if what in ("evaluate", "singly"):
         from npcalc.data import DataSet
@@ -186,8 +186,13 @@ def operator_case(what: str) -> None:
     report(times, ns_per_edge=round(1e6 * statistics.median(times) / len(edges)))
 
 
-def train_case(changes: dict) -> None:
-    """A compiled training step of the network of ``ethanol-fast`` on ten structures."""
+def train_case(points: str) -> None:
+    """A compiled training step on ten structures.
+
+    Args:
+        points: Of the network of ``ethanol-fast``: ``fast``, ``one`` with one point, or ``plain`` with none, and
+            no dipoles: what the peers train.
+    """
     import tempfile
 
     import torch
@@ -198,8 +203,11 @@ def train_case(changes: dict) -> None:
     config = load_config(HERE.parent / "potentials" / "ethanol-fast" / "train.yaml")
     training = config.training.model_copy(update={"batch_size": 10, "threads": 1})
     with tempfile.TemporaryDirectory() as output:
+        none = {"polarization": "none", "dipole": False}
+        changes = {"fast": {}, "one": {"n_points": 1}, "plain": none}[points]
         model = config.model.model_copy(update=changes)
-        more = {"training": training, "output": Path(output), "model": model}
+        loss = config.loss if model.dipole else config.loss.model_copy(update={"dipole": 0.0})
+        more = {"training": training, "output": Path(output), "model": model, "loss": loss}
         trainer = Trainer(config.model_copy(update=more))
         rng = np.random.default_rng(0)
 

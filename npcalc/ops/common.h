@@ -22,12 +22,15 @@ constexpr int PANEL = 32;  // columns of a panel of packed weights
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64, ACCUMULATORS = 16;
 #elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32, ACCUMULATORS = 8;
+constexpr int VECTOR_BYTES = 32, ACCUMULATORS = 12;
 #elif defined(__aarch64__)
 constexpr int VECTOR_BYTES = 16, ACCUMULATORS = 16;
 #else
 constexpr int VECTOR_BYTES = 16, ACCUMULATORS = 8;
 #endif
+
+// Rows of so many vectors that are added up in registers; a power of two, so that blocks have no rows left over.
+constexpr int rows_at_once(int vectors) { return int(std::bit_floor(unsigned(std::max(1, ACCUMULATORS / vectors)))); }
 
 // Vectors of the processor, or shorter ones of at most MOST numbers.
 template <typename T, int MOST = LANES>
@@ -58,6 +61,16 @@ inline typename Vec<T>::type load(const T* from) {
 template <typename T>
 inline void store(T* to, typename Vec<T>::type x) {
   Vec<T>::store(to, x);
+}
+
+// The same numbers, kept in a register: with few of these compilers read them from memory for each product again, and
+// then loads are what a loop waits for.
+template <typename T>
+inline typename Vec<T>::type in_register(typename Vec<T>::type x) {
+#if defined(__AVX__)
+  asm("" : "+v"(x));
+#endif
+  return x;
 }
 
 template <typename T>
@@ -138,7 +151,7 @@ void product_panel(int n, const T* a, int row, int step, const T* panel, int dep
   if constexpr (N > 1)
     if (n < N) return product_panel<T, N - 1>(n, a, row, step, panel, depth, bias, rows, out, wide);
   typedef typename Vec<T>::type V;
-  constexpr int W = Vec<T>::width, ROWS = std::max(1, ACCUMULATORS / int(std::bit_ceil(unsigned(N))));
+  constexpr int W = Vec<T>::width, ROWS = rows_at_once(N);
   for (int r0 = 0; r0 < rows; r0 += ROWS) {
     V total[ROWS][N];
     for (int r = 0; r < ROWS; ++r)
@@ -146,7 +159,7 @@ void product_panel(int n, const T* a, int row, int step, const T* panel, int dep
     const T* x = a + r0 * row;
     for (int k = 0; k < depth; ++k) {
       V w[N];
-      for (int v = 0; v < N; ++v) w[v] = load(panel + k * PANEL + v * W);
+      for (int v = 0; v < N; ++v) w[v] = in_register<T>(load(panel + k * PANEL + v * W));
       for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < N; ++v) total[r][v] += x[r * row + k * step] * w[v];
     }
@@ -177,7 +190,7 @@ inline void add_outer_rows(const T* a, const T* b, int wide, int count, T* panel
     for (int n = 0; n < N; ++n) total[r][n] = load(panel + r * PANEL + n * W);
   for (int l = 0; l < count; ++l) {
     V y[N];
-    for (int n = 0; n < N; ++n) y[n] = load(b + l * wide + n * W);
+    for (int n = 0; n < N; ++n) y[n] = in_register<T>(load(b + l * wide + n * W));
     for (int r = 0; r < ROWS; ++r)
       for (int n = 0; n < N; ++n) total[r][n] += a[r * LANES + l] * y[n];
   }
@@ -188,7 +201,7 @@ inline void add_outer_rows(const T* a, const T* b, int wide, int count, T* panel
 // packed (panels, rows, PANEL) += sum over the first `count` lanes l of a[:][l] b[l][:], a (rows, LANES), b (LANES, wide).
 template <typename T>
 void add_outer(const T* a, int rows, const T* b, int wide, int count, T* packed) {
-  constexpr int N = PANEL / Vec<T>::width, ROWS = ACCUMULATORS / N > 0 ? ACCUMULATORS / N : 1;
+  constexpr int N = PANEL / Vec<T>::width, ROWS = rows_at_once(N);
   for (int p = 0; p < wide; p += PANEL) {
     T* panel = packed + int64_t(p) * rows;
     int r = 0;

@@ -395,45 +395,50 @@ class Block {
   T *by_function, *columns_even, *columns_odd;
 };
 
-// What `of` makes of the number of directions, and of how many channels of a head its vectors may hold.
+// What `of` makes of the number of directions, of how many channels of a head its vectors may hold, and of the channels of
+// a head where that is known beforehand: heads of eight, which are one vector, have no loop and few addresses then.
 template <typename T, typename F>
 auto for_shape(const Problem<T>& g, const F& of) {
+  const std::integral_constant<int, 0> any;
   const std::integral_constant<int, 1> one;
   const std::integral_constant<int, 2> two;
   const std::integral_constant<int, 4> four;
   const std::integral_constant<int, 8> eight;
   const std::integral_constant<int, 16> sixteen;
-  if (g.points == 0) return of(one, sixteen);
-  return g.head_width() % 16 == 0 ? of(two, sixteen) : g.head_width() % 8 == 0 ? of(two, eight) : of(two, four);
+  if (g.points == 0) return of(one, sixteen, any);
+  if (g.head_width() == 8) return of(two, eight, eight);
+  return g.head_width() % 16 == 0 ? of(two, sixteen, any) : g.head_width() % 8 == 0 ? of(two, eight, any) : of(two, four, any);
 }
 
 // Adds the messages of pair l to its atoms.
-template <typename T, int DIRECTIONS, int MOST>
+template <typename T, int DIRECTIONS, int MOST, int WIDTH>
 void add_messages(const Block<T>& b, int l, T* ds, T* dv) {
   typedef Vec<T, MOST> X;
   typedef typename X::type V;
   const Problem<T>& g = b.g;
-  const int C = g.channels, W = g.head_width(), P = 2 + DIRECTIONS;
-  const int64_t i = b.i[l], j = b.j[l];
+  const int C = g.channels, W = WIDTH ? WIDTH : g.head_width(), P = 2 + DIRECTIONS;
   const T u = b.envelope[l];
-  for (int h = 0; h < b.H; ++h) {
-    const T *fe = b.filter_even + (h * LANES + l) * b.wide, *fo = b.filter_odd + (h * LANES + l) * b.wide;
-    const T* mean = b.mean + 3 * h * LANES + l;
-    for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
-      const int64_t to = way ? j : i, from = way ? i : j;
-      const T sign = way ? -1 : 1, *phi = g.phi + from * P * C + h * W, *v = g.v + from * 3 * C + h * W;
-      T *s_out = ds + to * C + h * W, *v_out = dv + to * 3 * C + h * W;
+  for (int way = 0; way < (b.both[l] ? 2 : 1); ++way) {
+    const int64_t to = way ? b.j[l] : b.i[l], from = way ? b.i[l] : b.j[l];
+    const T sign = way ? -1 : 1, along[3] = {sign * b.unit[0][l], sign * b.unit[1][l], sign * b.unit[2][l]};
+    // Of the first head, then of each next one: heads are soon done, and to find their places anew takes as long.
+    const T *phi = g.phi + from * P * C, *v = g.v + from * 3 * C, *mean = b.mean + l;
+    const T *fe = b.filter_even + l * b.wide, *fo = b.filter_odd + l * b.wide;
+    T *s_out = ds + to * C, *v_out = dv + to * 3 * C;
+    for (int h = 0; h < b.H; ++h) {
       for (int c = 0; c < W; c += X::width) {
         V m[P];
         for (int p = 0; p < P; ++p)
           m[p] = u * (X::load(fe + p * W + c) + sign * X::load(fo + p * W + c)) * X::load(phi + p * C + c);
         X::store(s_out + c, X::load(s_out + c) + m[0]);
         for (int a = 0; a < 3; ++a) {
-          V x = m[1] * X::load(v + a * C + c) + (sign * b.unit[a][l]) * m[2];
+          V x = m[1] * X::load(v + a * C + c) + along[a] * m[2];
           if (DIRECTIONS == 2) x += (sign * mean[a * LANES]) * m[P - 1];
           X::store(v_out + a * C + c, X::load(v_out + a * C + c) + x);
         }
       }
+      phi += W, v += W, s_out += W, v_out += W;
+      fe += LANES * b.wide, fo += LANES * b.wide, mean += 3 * LANES;
     }
   }
 }
@@ -445,12 +450,12 @@ struct Gradient {
 };
 
 // Takes derivatives by the messages of pair l to features, filters, envelope and directions.
-template <typename T, int DIRECTIONS, int MOST>
+template <typename T, int DIRECTIONS, int MOST, int WIDTH>
 void add_gradient(Block<T>& b, int l, const T* by_ds, const T* by_dv, const Gradient<T>& to) {
   typedef Vec<T, MOST> X;
   typedef typename X::type V;
   const Problem<T>& g = b.g;
-  const int C = g.channels, W = g.head_width(), P = 2 + DIRECTIONS;
+  const int C = g.channels, W = WIDTH ? WIDTH : g.head_width(), P = 2 + DIRECTIONS;
   const T u = b.envelope[l];
   V by_u{}, by_unit[3]{};
   for (int h = 0; h < b.H; ++h) {
@@ -521,7 +526,7 @@ void messages(const Problem<T>& g, T* ds, T* dv, int threads) {
   const std::vector<int64_t> pairs = pairs_within(g);
   threads = useful_threads(threads, pairs.size());
   Shares<T> s(ds, g.n_atoms * g.channels, threads), v(dv, g.n_atoms * 3 * g.channels, threads);
-  const auto add = for_shape(g, [](auto n, auto most) { return add_messages<T, n, most>; });
+  const auto add = for_shape(g, [](auto n, auto most, auto width) { return add_messages<T, n, most, width>; });
   over_pairs<T, Block<T>>(g, pairs, threads, [&] { return Block<T>(g, false); }, [&](Block<T>& block, int t) {
     for (int l = 0; l < block.count; ++l) add(block, l, s.of(t), v.of(t));
   });
@@ -558,7 +563,7 @@ void messages_backward(const Problem<T>& g, const T* by_ds, const T* by_dv, cons
   Shares<T> phi(to.phi, g.n_atoms * g.columns(), threads), v(to.v, g.n_atoms * 3 * g.channels, threads);
   Shares<T> d(to.d, g.n_atoms * g.points * 3, threads);
   WeightShares<T> w(g, weights, threads);
-  const auto add = for_shape(g, [](auto n, auto most) { return add_gradient<T, n, most>; });
+  const auto add = for_shape(g, [](auto n, auto most, auto width) { return add_gradient<T, n, most, width>; });
   over_pairs<T, Block<T>>(g, pairs, threads, [&] { return Block<T>(g, true); }, [&](Block<T>& block, int t) {
     const Gradient<T> mine{to.edges, d.of(t), phi.of(t), v.of(t)};
     for (int l = 0; l < block.count; ++l) add(block, l, by_ds, by_dv, mine);

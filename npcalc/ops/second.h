@@ -153,12 +153,12 @@ class TangentBlock : public Block<T> {
 };
 
 // Takes S of pair l apart: derivatives by `by`, features, filters and mean directions.
-template <typename T, int DIRECTIONS, int MOST>
+template <typename T, int DIRECTIONS, int MOST, int WIDTH>
 void add_second(TangentBlock<T>& b, int l, const T* by_ds, const T* by_dv, const SecondGradient<T>& to) {
   typedef Vec<T, MOST> X;
   typedef typename X::type V;
   const Problem<T>& g = b.g;
-  const int C = g.channels, W = g.head_width(), P = 2 + DIRECTIONS;
+  const int C = g.channels, W = WIDTH ? WIDTH : g.head_width(), P = 2 + DIRECTIONS;
   const T u = b.envelope[l], u_t = b.envelope_t[l];
   for (int h = 0; h < b.H; ++h) {
     const int row = (h * LANES + l) * b.wide, first = 3 * h * LANES + l;
@@ -245,7 +245,7 @@ void messages_second(const Problem<T>& g, const Direction<T>& along, const T* by
   Shares<T> d(to.d, n * g.points * 3, threads), phi(to.phi, n * g.columns(), threads);
   Shares<T> v(to.v, n * 3 * g.channels, threads);
   WeightShares<T> w(g, weights, threads);
-  const auto add = for_shape(g, [](auto n, auto most) { return add_second<T, n, most>; });
+  const auto add = for_shape(g, [](auto n, auto most, auto width) { return add_second<T, n, most, width>; });
   const auto make = [&] { return TangentBlock<T>(g, along); };
   over_pairs<T, TangentBlock<T>>(g, pairs, threads, make, [&](TangentBlock<T>& block, int t) {
     const SecondGradient<T> mine{s.of(t), x.of(t), d.of(t), phi.of(t), v.of(t)};
