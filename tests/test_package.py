@@ -1,6 +1,7 @@
 """Compiled packages: the same numbers for all sizes and hosts, kept, and safe without a compiler."""
 
 import importlib
+import shutil
 
 import numpy as np
 import pytest
@@ -170,6 +171,20 @@ def test_path_depends_on_what_is_compiled():
         other = make_potential(card=card)
         paths.add(package.package_path(other.sha256, other.dtype, other.device))
     assert len(paths) == 5
+
+
+def test_path_depends_on_the_code_that_is_compiled(tmp_path, monkeypatch):
+    """Whoever changes a file of these folders gets another package and not the old one."""
+    shutil.copytree(package.SOURCES, tmp_path / "npcalc", ignore=shutil.ignore_patterns("*.pyc"))
+    monkeypatch.setattr(package, "SOURCES", tmp_path / "npcalc")
+    changed = ["model/network.py", "nn/hosts/painn.py", "ops/common.h", "potential/derivatives.py"]
+    paths = set()
+    for name in changed:
+        paths.add(package.package_path("", "float32", torch.device("cpu")))
+        with (tmp_path / "npcalc" / name).open("a") as file:
+            file.write("\n")
+    paths.add(package.package_path("", "float32", torch.device("cpu")))
+    assert len(paths) == 1 + len(changed)
 
 
 @pytest.mark.parametrize("wrong", ["result", "gradient"])

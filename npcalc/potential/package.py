@@ -98,9 +98,8 @@ def package_path(
     facts = (sha256, dtype, device.type, fused, torch.__version__, __version__)
     for fact in (*facts, platform.machine(), processor(device)):
         digest.update(f"{fact}\n".encode())
-    for part in ("model.py", "nn", "ops", "potential"):
-        place = SOURCES / part
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+    for part in ("model", "nn", "ops", "potential"):
+        for path in sorted((SOURCES / part).rglob("*")):
             if path.suffix in (".py", ".h", ".cpp"):
                 digest.update(path.read_bytes())
     return cache_folder() / f"{digest.hexdigest()[:32]}.pt2"
