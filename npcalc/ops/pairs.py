@@ -6,9 +6,12 @@ those between an electron point and a nucleus, which trade places, so the even a
 filters serve both. Some hundred pairs at a time stay in the caches, and the gradient makes the filters
 again, so that nothing is kept for an edge.
 
+What has few numbers for a pair, as distances, has pairs as its last axis, what has many, as filters, has
+channels: loops of torch are fast where the last axis is long.
+
 Equation numbers are those of arXiv:2102.03150. In shapes B are pairs, and before them 2 the edges i, j
-and j, i; c channels in H heads of w each; P parts of eqs. 7 and 8 (scalars, vectors but for the first
-layer, each direction); K electron points; V softened distances: R^ne, R^en and R^ee of each point, one
+and j, i; c channels in H heads of w each; P parts of eqs. 7 and 8, scalars, each direction, and vectors but
+in the first layer; K electron points; V softened distances: R^ne, R^en and R^ee of each point, one
 for all while the points are still, none without points; n radial functions of each distance.
 """
 
@@ -23,13 +26,13 @@ class PairGeometry(NamedTuple):
     """What is between the points of pairs of atoms, in Angstrom.
 
     Attributes:
-        length: Distance of the nuclei, shape (B, 1).
-        unit: Direction of the neighbor's nucleus, shape (B, 3).
-        soft: Vectors that have softened lengths, shape (B, V, 3).
-        lengths: These lengths, shape (B, V).
-        second: Vectors between electron points, shape (B, 3, H), or between their means, shape (B, 3, 1),
+        length: Distance of the nuclei, shape (1, B).
+        unit: Direction of the neighbor's nucleus, shape (3, B).
+        soft: Vectors that have softened lengths, shape (3, V, B).
+        lengths: These lengths, shape (V, B).
+        second: Vectors between electron points, shape (3, H, B), or between their means, shape (3, 1, B),
             where there is one head; empty without points.
-        second_length: Their softened lengths, shape (B, 1, H) or (B, 1, 1).
+        second_length: Their softened lengths, shape (H, B) or (1, B).
     """
 
     length: Tensor
@@ -74,7 +77,7 @@ def edge_hash(center: Tensor, neighbor: Tensor, shifts: Tensor) -> Tensor:
 
 def pairs_at_once(r: Tensor) -> int:
     """Pairs of a block: what stays in the caches; on a GPU more, at some 25 kB of its memory for each."""
-    return 32768 if r.is_cuda else 512
+    return 32768 if r.is_cuda else 768
 
 
 def envelope_of(length: Tensor, cutoff: float, power: int) -> tuple[Tensor, Tensor]:
@@ -93,70 +96,98 @@ def geometry_of(
     r: Tensor, i: Tensor, j: Tensor, d: Tensor, softening: float, n_heads: int, still: bool
 ) -> PairGeometry:
     """Geometry of pairs from r_ij (B, 3), both atoms (B,), and all displacements (n_atoms, K, 3)."""
-    length = torch.sqrt((r * r).sum(1, keepdim=True))
+    r = r.t().contiguous()
+    length = norms(r, 0.0).unsqueeze(0)
     unit = r / length
     k = d.shape[1]
-    d_i, d_j = d.index_select(0, i), d.index_select(0, j)
-    if k == 0:
-        return PairGeometry(length, unit, d_i, length[:, :0], d_i, d_i)
     soft = r.unsqueeze(1)
+    if k == 0:
+        none = soft[:, :0]
+        return PairGeometry(length, unit, none, length[:0], none, length[:0])
     if not still:
+        d_i = d.index_select(0, i).permute(2, 1, 0).contiguous()
+        d_j = d.index_select(0, j).permute(2, 1, 0).contiguous()
         ne = soft + d_j
         soft = torch.cat([ne, soft - d_i, ne - d_i], dim=1)
-    lengths = torch.sqrt((soft * soft).sum(2) + softening * softening)
+    lengths = norms(soft, softening)
     first = 0 if still else 2 * k
-    second, second_length = soft[:, first:], lengths[:, first:].unsqueeze(2)
+    second, second_length = soft[:, first:], lengths[first:]
     if n_heads != second.shape[1]:  # all points in all channels
         second = second.mean(1, keepdim=True)
-        second_length = torch.sqrt((second * second).sum(2, keepdim=True) + softening * softening)
-    second, second_length = second.transpose(1, 2), second_length.transpose(1, 2)
+        second_length = norms(second, softening)
     return PairGeometry(length, unit, soft, lengths, second, second_length)
+
+
+def norms(x: Tensor, softening: float) -> Tensor:
+    """Softened lengths (...) of vectors (3, ...)."""
+    a, b, c = x.unbind(0)
+    square = (a * a).addcmul_(b, b).addcmul_(c, c)
+    return square.add_(softening * softening).sqrt_()
+
+
+def sines_of(x: Tensor, n: int, cutoff: float) -> tuple[Tensor, Tensor]:
+    """Sines and cosines (1 + V, n, B) of 1 to n times pi x / cutoff, from x (1 + V, B).
+
+    Those of m + k times an angle come from those of m and of k times it.
+    """
+    angle = x * (math.pi / cutoff)
+    shape = [x.shape[0], n, x.shape[1]]
+    sine = torch.empty(shape, dtype=x.dtype, device=x.device)
+    cosine = torch.empty(shape, dtype=x.dtype, device=x.device)
+    torch.sin(angle, out=sine[:, 0])
+    torch.cos(angle, out=cosine[:, 0])
+    m = 1
+    while m < n:
+        k = min(m, n - m)
+        s, c = sine[:, :k], cosine[:, :k]
+        s_m, c_m = sine[:, m - 1 : m], cosine[:, m - 1 : m]
+        torch.mul(c, s_m, out=sine[:, m : m + k]).addcmul_(s, c_m)
+        torch.mul(c, c_m, out=cosine[:, m : m + k]).addcmul_(s, s_m, value=-1.0)
+        m += k
+    return sine, cosine
 
 
 def radial_input(f: Tensor, envelope: Tensor, n_heads: int, still: bool) -> tuple[Tensor, Tensor]:
     """What the even and the odd weights of filters are multiplied with.
 
     Args:
-        f: Radial functions times the envelope, shape (B, 1 + V, n).
-        envelope: Shape (B, 1).
+        f: Radial functions times the envelope, shape (1 + V, n, B).
+        envelope: Shape (1, B).
         n_heads: H; with one, all channels see all points.
         still: Whether displacements are zero, or there are none.
 
     Returns:
-        (H, B, n_even) and (H, B, n_odd): functions of R^nn and R^ee, the sums of those of R^ne and
+        (H, n_even, B) and (H, n_odd, B): functions of R^nn and R^ee, the sums of those of R^ne and
         R^en, and the envelope for the bias; the differences of the latter.
     """
     if still:
-        even = torch.cat([f.flatten(1), envelope], dim=1).unsqueeze(0)
-        return even, even[:, :, :0]
-    k = f.shape[1] // 3
-    ne, en = f[:, 1 : 1 + k], f[:, 1 + k : 1 + 2 * k]
+        even = torch.cat([f.flatten(0, 1), envelope]).unsqueeze(0)
+        return even, even[:, :0]
+    k = f.shape[0] // 3
+    ne, en = f[1 : 1 + k], f[1 + k : 1 + 2 * k]
     if n_heads == 1:
-        even = torch.cat([f[:, :1], f[:, 1 + 2 * k :], ne + en], dim=1).flatten(1)
-        even = torch.cat([even, envelope], dim=1)
-        return even.unsqueeze(0), (ne - en).flatten(1).unsqueeze(0)
-    bias = envelope.unsqueeze(1).expand(-1, k, 1)
-    parts = [f[:, :1].expand(-1, k, f.shape[2]), f[:, 1 + 2 * k :], ne + en, bias]
-    return torch.cat(parts, dim=2).transpose(0, 1), (ne - en).transpose(0, 1)
+        even = torch.cat([f[:1], f[1 + 2 * k :], ne + en]).flatten(0, 1)
+        return torch.cat([even, envelope]).unsqueeze(0), (ne - en).flatten(0, 1).unsqueeze(0)
+    bias = envelope.unsqueeze(0).expand(k, 1, -1)
+    parts = [f[:1].expand(k, -1, -1), f[1 + 2 * k :], ne + en, bias]
+    return torch.cat(parts, dim=1), ne - en
 
 
 def radial_input_backward(
     by_even: Tensor, by_odd: Tensor, n: int, still: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of `radial_input` by f (B, 1 + V, n) and by the envelope (B, 1)."""
+    """Gradient of `radial_input` by f (1 + V, n, B) and by the envelope (1, B)."""
+    b = by_even.shape[2]
     if still:
-        by_f = by_even[0, :, :-1]
-        return by_f.reshape(by_f.shape[0], by_f.shape[1] // n, n), by_even[0, :, -1:]
+        return by_even[0, :-1].view(-1, n, b), by_even[0, -1:]
     if by_even.shape[0] == 1:
-        b, k = by_odd.shape[1], by_odd.shape[2] // n
-        parts = by_even[0, :, :-1].reshape(b, 1 + 2 * k, n)
-        both, change = parts[:, 1 + k :], by_odd[0].reshape(b, k, n)
-        by_f = torch.cat([parts[:, :1], both + change, both - change, parts[:, 1 : 1 + k]], dim=1)
-        return by_f, by_even[0, :, -1:]
-    between, ee = by_even[:, :, :n].sum(0, keepdim=True), by_even[:, :, n : 2 * n]
-    both = by_even[:, :, 2 * n : 3 * n]
-    by_f = torch.cat([between, both + by_odd, both - by_odd, ee]).transpose(0, 1)
-    return by_f, by_even[:, :, 3 * n].sum(0).unsqueeze(1)
+        parts, change = by_even[0, :-1].view(-1, n, b), by_odd[0].view(-1, n, b)
+        both = parts[1 + change.shape[0] :]
+        ee = parts[1 : 1 + change.shape[0]]
+        return torch.cat([parts[:1], both + change, both - change, ee]), by_even[0, -1:]
+    between, ee = by_even[:, :n].sum(0, keepdim=True), by_even[:, n : 2 * n]
+    both = by_even[:, 2 * n : 3 * n]
+    return torch.cat([between, both + by_odd, both - by_odd, ee]), by_even[:, 3 * n].sum(0, True)
 
 
 def filters_of(
@@ -166,62 +197,82 @@ def filters_of(
 
     Args:
         f: As of `radial_input`, as are ``envelope`` and ``still``.
-        envelope: Shape (B, 1).
+        envelope: Shape (1, B).
         even: Weights, shape (H, n_even, P w).
         odd: Weights, shape (H, n_odd, P w).
         n_parts: P.
         still: Whether displacements are zero, or there are none.
     """
     f_even, f_odd = radial_input(f, envelope, even.shape[0], still)
-    of_even = torch.bmm(f_even, even)
+    of_even = torch.bmm(f_even.transpose(1, 2), even)
     h, b = of_even.shape[0], of_even.shape[1]
     w = of_even.shape[2] // n_parts
     if still:
         return of_even.view(1, b, n_parts, w)
-    of_odd = torch.bmm(f_odd, odd)
-    found = torch.empty([2, b, n_parts, h, w], dtype=f.dtype, device=f.device)
-    of_even = of_even.view(h, b, n_parts, w).permute(1, 2, 0, 3)
-    of_odd = of_odd.view(h, b, n_parts, w).permute(1, 2, 0, 3)
-    torch.add(of_even, of_odd, out=found[0])
-    torch.sub(of_even, of_odd, out=found[1])
-    return found.view(2, b, n_parts, h * w)
+    of_odd = torch.bmm(f_odd.transpose(1, 2), odd)
+    found = torch.empty([2, b, n_parts, h * w], dtype=f.dtype, device=f.device)
+    if h == 1:
+        torch.add(of_even, of_odd, out=found[0].view(1, b, -1))
+        torch.sub(of_even, of_odd, out=found[1].view(1, b, -1))
+        return found
+    # Heads side by side: torch has fast loops over the few channels of a head for this alone.
+    there, back = of_even + of_odd, of_even.sub_(of_odd)
+    torch.cat(there.view(h, -1, w).unbind(0), dim=1, out=found[0].view(-1, h * w))
+    torch.cat(back.view(h, -1, w).unbind(0), dim=1, out=found[1].view(-1, h * w))
+    return found
 
 
 def filters_of_backward(
     by: Tensor, even: Tensor, odd: Tensor, n: int, still: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of `filters_of` by f (B, 1 + V, n) and envelope (B, 1), from that by filters (2, B, P, c)."""
-    b, p, h = by.shape[1], by.shape[2], even.shape[0]
+    """Gradient of `filters_of` by f (1 + V, n, B) and envelope (1, B), from that by filters (2, B, P, c)."""
+    both = product_of_heads(even, by[0] + by[1])
     if still:
-        by_even = torch.bmm((by[0] + by[1]).view(1, b, -1), even.transpose(1, 2))
-        return radial_input_backward(by_even, by_even, n, still)
-    w = by.shape[3] // h
-    parts = torch.empty([2, h, b, p, w], dtype=by.dtype, device=by.device)
-    one, two = by[0].view(b, p, h, w), by[1].view(b, p, h, w)
-    torch.add(one, two, out=parts[0].permute(1, 2, 0, 3))
-    torch.sub(one, two, out=parts[1].permute(1, 2, 0, 3))
-    parts = parts.view(2, h, b, p * w)
-    by_even = torch.bmm(parts[0], even.transpose(1, 2))
-    return radial_input_backward(by_even, torch.bmm(parts[1], odd.transpose(1, 2)), n, still)
+        return radial_input_backward(both, both, n, still)
+    return radial_input_backward(both, product_of_heads(odd, by[0] - by[1]), n, still)
 
 
-def to_channels(found: PairGeometry, of_head: Tensor, relative: bool) -> Tensor:
-    """Second directions (2, B, 3, c), or (2, B, 3, 1) where all are the same, of both edges.
+def product_of_heads(weights: Tensor, by: Tensor) -> Tensor:
+    """Products (H, n_even, B) of weights (H, n_even, P w) and the part of each head of ``by`` (B, P, c)."""
+    h, b, p = weights.shape[0], by.shape[0], by.shape[1]
+    if h == 1:
+        return torch.bmm(weights, by.view(1, b, -1).transpose(1, 2))
+    w = weights.shape[2] // p
+    heads = by.view(b, p, h, w).permute(1, 2, 3, 0)
+    found = torch.bmm(weights[:, :, :w], heads[0])
+    for part in range(1, p):
+        found.baddbmm_(weights[:, :, part * w : (part + 1) * w], heads[part])
+    return found
+
+
+def second_directions(found: PairGeometry, of_head: Tensor, relative: bool) -> Tensor:
+    """Second directions (B, 3, c), or (B, 3, 1) where all are the same, of the edges i, j.
 
     Where they are relative, less the directions between the nuclei.
     """
     own = found.second / found.second_length
     if relative:
-        own = own - found.unit.unsqueeze(2)
-    wide = own if own.shape[2] == 1 else torch.matmul(own, of_head)
-    return torch.stack([wide, -wide])
+        own = own - found.unit.unsqueeze(1)
+    if own.shape[1] == 1:
+        return own.permute(2, 0, 1)
+    wide = torch.empty([own.shape[2], 3, of_head.shape[1]], dtype=own.dtype, device=own.device)
+    for x in range(3):
+        torch.mm(own[x].t(), of_head, out=wide[:, x])
+    return wide
+
+
+def along(x: Tensor, direction: Tensor, out: Tensor) -> None:
+    """Writes the component of vectors (..., 3, c) along directions (..., 3, c) or (..., 3, 1) to (..., c)."""
+    x_1, x_2, x_3 = x.unbind(-2)
+    d_1, d_2, d_3 = direction.unbind(-2)
+    torch.mul(x_1, d_1, out=out).addcmul_(x_2, d_2).addcmul_(x_3, d_3)
 
 
 def edge_messages(
-    r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, phi: Tensor, v: Tensor,
-    even: Tensor, odd: Tensor, of_head: Tensor, frequencies: Tensor,
+    r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, sent: Tensor,
+    even: Tensor, odd: Tensor, of_head: Tensor, n_basis: int,
     cutoff: float, softening: float, power: int, still: bool, relative: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> Tensor:  # fmt: skip
     """Sums of the messages of eqs. 7 and 8 over the edges of each center.
 
     Args:
@@ -229,12 +280,13 @@ def edge_messages(
         center: Centers of these edges, shape (n_pairs,).
         neighbor: Their neighbors.
         d: Displacements in Angstrom, shape (n_atoms, K, 3).
-        phi: What filters are multiplied with, shape (n_atoms, P c).
-        v: Vectors, shape (n_atoms, 3, c); without a part for them they are not read.
-        even: Weights, shape (H, n_even, P w), see `radial_input`.
+        sent: What filters are multiplied with, for the scalars and for each direction, shape
+            (n_atoms, P, c) in the first layer; in others also three, the vectors times what they
+            are multiplied with, shape (n_atoms, P + 2, c).
+        even: Weights, shape (H, n_even, P w), see `radial_input`; parts in the order of ``sent``.
         odd: Weights, shape (H, n_odd, P w).
         of_head: Which channels are those of a head, ones and zeros, shape (H, c).
-        frequencies: Those of the Bessel functions in 1/A, shape (n,).
+        n_basis: Number of radial functions, those of `npcalc.nn.radial.BesselBasis` but for its norm.
         cutoff: Cutoff in Angstrom.
         softening: Softening length in Angstrom.
         power: Of the envelope, 0 for that of a cosine.
@@ -243,102 +295,113 @@ def edge_messages(
             do so is in the weights.
 
     Returns:
-        Changes of scalars (n_atoms, c) and vectors (n_atoms, 3, c).
+        Changes of scalars and vectors, shape (n_atoms, 4, c).
     """
-    c = v.shape[2]
-    p = phi.shape[1] // c
-    n_directions = min(d.shape[1], 1) + 1
-    ds, dv = torch.zeros_like(v[:, 0]), torch.zeros_like(v)
+    n_sent, c = sent.shape[1], sent.shape[2]
+    n_scaled = min(d.shape[1], 1) + 2
+    n_parts = n_scaled + (n_sent - n_scaled) // 3
+    received = torch.zeros([sent.shape[0], 4, c], dtype=sent.dtype, device=sent.device)
     step = pairs_at_once(r)
     for start in range(0, r.shape[0], step):
         i, j = center[start : start + step], neighbor[start : start + step]
-        r_ij = r[start : start + step]
-        found = geometry_of(r_ij, i, j, d, softening, even.shape[0], still)
+        found = geometry_of(r[start : start + step], i, j, d, softening, even.shape[0], still)
         envelope = envelope_of(found.length, cutoff, power)[0]
-        x = torch.cat([found.length, found.lengths], dim=1).unsqueeze(2)
-        f = torch.sin(x * frequencies).mul_(envelope.unsqueeze(2) / x)
+        x = torch.cat([found.length, found.lengths])
+        f = sines_of(x, n_basis, cutoff)[0].mul_((envelope / x).unsqueeze(1))
+        filters = filters_of(f, envelope, even, odd, n_parts, still)
         targets, sources = torch.cat([i, j]), torch.cat([j, i])
-        m = phi.index_select(0, sources).view(2, -1, p, c)
-        m.mul_(filters_of(f, envelope, even, odd, p, still))
-        unit = torch.stack([found.unit, -found.unit]).unsqueeze(3)
-        pull = unit * m[:, :, p - n_directions].unsqueeze(2)
-        if n_directions > 1:
-            pull.addcmul_(to_channels(found, of_head, relative), m[:, :, p - 1].unsqueeze(2))
-        if p > 1 + n_directions:
-            v_j = v.index_select(0, sources).view(2, -1, 3, c)
-            pull.addcmul_(v_j, m[:, :, 1].unsqueeze(2))
-        ds.index_add_(0, targets, m[:, :, 0].reshape(-1, c))
-        dv.index_add_(0, targets, pull.view(-1, 3, c))
-    return ds, dv
+        of_j = sent.index_select(0, sources).view(2, -1, n_sent, c)
+        message = torch.empty([2, i.shape[0], 4, c], dtype=sent.dtype, device=sent.device)
+        torch.mul(of_j[:, :, 0], filters[:, :, 0], out=message[:, :, 0])
+        scaled = of_j[:, :, 1:n_scaled] * filters[:, :, 1:n_scaled]
+        pull = message[:, :, 1:]
+        unit = found.unit.t().unsqueeze(2)
+        torch.mul(scaled[0, :, :1], unit, out=pull[0])
+        torch.mul(scaled[1, :, :1], -unit, out=pull[1])
+        if n_scaled > 2:
+            second = second_directions(found, of_head, relative)
+            pull[0].addcmul_(scaled[0, :, 1:], second)
+            pull[1].addcmul_(scaled[1, :, 1:], second, value=-1.0)
+        if n_sent > n_scaled:
+            pull.addcmul_(of_j[:, :, n_scaled:], filters[:, :, n_scaled:])
+        received.index_add_(0, targets, message.view(-1, 4, c))
+    return received
 
 
 def edge_messages_backward(  # noqa: D417
-    by_ds: Tensor, by_dv: Tensor,
-    r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, phi: Tensor, v: Tensor,
-    even: Tensor, odd: Tensor, of_head: Tensor, frequencies: Tensor,
+    by_received: Tensor, r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, sent: Tensor,
+    even: Tensor, odd: Tensor, of_head: Tensor, n_basis: int,
     cutoff: float, softening: float, power: int, still: bool, relative: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradient of `edge_messages` by r, d, phi and v.
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradient of `edge_messages` by r, d and what is sent.
 
     Args:
-        by_ds: Gradient by its first result, shape (n_atoms, c).
-        by_dv: Gradient by its second result, shape (n_atoms, 3, c).
+        by_received: Gradient by its result, shape (n_atoms, 4, c).
         r: As all further ones, the argument of `edge_messages`.
 
     Returns:
-        Of the shapes of r, d, phi and v.
+        Of the shapes of r, d and ``sent``.
     """
-    c, n = v.shape[2], frequencies.shape[0]
-    p = phi.shape[1] // c
-    n_directions = min(d.shape[1], 1) + 1
-    by_r, by_d = torch.zeros_like(r), torch.zeros_like(d)
-    by_phi, by_v = torch.zeros_like(phi), torch.zeros_like(v)
+    n_sent, c = sent.shape[1], sent.shape[2]
+    n_scaled = min(d.shape[1], 1) + 2
+    n_parts = n_scaled + (n_sent - n_scaled) // 3
+    by_r, by_d, by_sent = torch.zeros_like(r), torch.zeros_like(d), torch.zeros_like(sent)
+    multiples = torch.arange(1, n_basis + 1, dtype=r.dtype, device=r.device).unsqueeze(1)
     step = pairs_at_once(r)
     for start in range(0, r.shape[0], step):
         i, j = center[start : start + step], neighbor[start : start + step]
-        r_ij = r[start : start + step]
-        found = geometry_of(r_ij, i, j, d, softening, even.shape[0], still)
+        found = geometry_of(r[start : start + step], i, j, d, softening, even.shape[0], still)
         envelope, slope = envelope_of(found.length, cutoff, power)
-        x = torch.cat([found.length, found.lengths], dim=1).unsqueeze(2)
-        angle, inverse = x * frequencies, 1.0 / x
-        bare = torch.sin(angle).mul_(inverse)
-        filters = filters_of(bare * envelope.unsqueeze(2), envelope, even, odd, p, still)
+        x = torch.cat([found.length, found.lengths])
+        sine, cosine = sines_of(x, n_basis, cutoff)
+        scale = envelope / x
+        filters = filters_of(sine * scale.unsqueeze(1), envelope, even, odd, n_parts, still)
         targets, sources = torch.cat([i, j]), torch.cat([j, i])
-        phi_j = phi.index_select(0, sources).view(2, -1, p, c)
-        m = phi_j * filters
-        # By the messages, and by what they are products of.
-        g = by_dv.index_select(0, targets).view(2, -1, 3, c)
-        by_m = torch.empty_like(m)
-        by_m[:, :, 0] = by_ds.index_select(0, targets).view(2, -1, c)
-        unit = torch.stack([found.unit, -found.unit]).unsqueeze(3)
-        torch.sum(g * unit, dim=2, out=by_m[:, :, p - n_directions])
-        by_unit = torch.matmul(g, m[:, :, p - n_directions].unsqueeze(3)).squeeze(3)
-        by_own = g[0]
-        if n_directions > 1:
-            own = to_channels(found, of_head, relative)
-            torch.sum(g * own, dim=2, out=by_m[:, :, p - 1])
-            products = g * m[:, :, p - 1].unsqueeze(2)
-            by_own = torch.matmul(products[0] - products[1], of_head.t())  # (B, 3, H)
+        of_j = sent.index_select(0, sources).view(2, -1, n_sent, c)
+        g = by_received.index_select(0, targets).view(2, -1, 4, c)
+        by_pull = g[:, :, 1:]
+        by_filters = torch.empty([2, i.shape[0], n_parts, c], dtype=r.dtype, device=r.device)
+        by_of_j = torch.empty_like(of_j)
+        # By scalars and by the sizes of the pulls along the directions; by those directions.
+        by_scaled = torch.empty([2, i.shape[0], n_scaled, c], dtype=r.dtype, device=r.device)
+        by_scaled[:, :, 0] = g[:, :, 0]
+        scaled = of_j[:, :, 1:n_scaled] * filters[:, :, 1:n_scaled]
+        unit = found.unit.t().unsqueeze(2)
+        along(by_pull[0], unit, by_scaled[0, :, 1])
+        along(by_pull[1], -unit, by_scaled[1, :, 1])
+        product = by_pull[0] * scaled[0, :, :1]
+        product.addcmul_(by_pull[1], scaled[1, :, :1], value=-1.0)
+        by_unit = product.sum(2).t()
+        by_second = by_unit.unsqueeze(1)
+        if n_scaled > 2:
+            second = second_directions(found, of_head, relative)
+            along(by_pull[0], second, by_scaled[0, :, 2])
+            along(by_pull[1], -second, by_scaled[1, :, 2])
+            torch.mul(by_pull[0], scaled[0, :, 1:], out=product)
+            product.addcmul_(by_pull[1], scaled[1, :, 1:], value=-1.0)
+            by_second = torch.matmul(of_head, product.permute(1, 2, 0))  # (3, H, B)
             if relative:
-                by_unit[0] -= by_own.sum(2)
-        if p > 1 + n_directions:
-            v_j = v.index_select(0, sources).view(2, -1, 3, c)
-            torch.sum(g * v_j, dim=2, out=by_m[:, :, 1])
-            by_v.index_add_(0, sources, (g * m[:, :, 1].unsqueeze(2)).view(-1, 3, c))
-        by_phi.index_add_(0, sources, (by_m * filters).view(-1, p * c))
-        by_f, by_envelope = filters_of_backward(by_m.mul_(phi_j), even, odd, n, still)
-        by_envelope = by_envelope + (by_f * bare).sum(2).sum(1, keepdim=True)
-        change = torch.cos(angle).mul_(frequencies).sub_(bare).mul_(inverse)
-        by_x = (by_f * change).sum(2) * envelope
-        by_length = by_x[:, :1] + by_envelope * slope
+                by_unit = by_unit - by_second.sum(1)
+        torch.mul(by_scaled, of_j[:, :, :n_scaled], out=by_filters[:, :, :n_scaled])
+        torch.mul(by_scaled, filters[:, :, :n_scaled], out=by_of_j[:, :, :n_scaled])
+        if n_sent > n_scaled:
+            along(of_j[:, :, n_scaled:], by_pull, by_filters[:, :, n_scaled])
+            torch.mul(by_pull, filters[:, :, n_scaled:], out=by_of_j[:, :, n_scaled:])
+        by_sent.index_add_(0, sources, by_of_j.view(-1, n_sent, c))
+        by_f, by_envelope = filters_of_backward(by_filters, even, odd, n_basis, still)
+        by_scale = (by_f * sine).sum(1)
+        by_angle = (by_f * cosine.mul_(multiples)).sum(1) * (math.pi / cutoff)
+        by_x = scale * (by_angle - by_scale / x)
+        by_envelope = by_envelope + (by_scale / x).sum(0, keepdim=True)
+        by_length = by_x[:1] + by_envelope * slope
         by_pair, by_i, by_j = geometry_backward(
-            found, by_length, by_unit[0] - by_unit[1], by_x[:, 1:], by_own, still
+            found, by_length, by_unit, by_x[1:], by_second, still
         )
-        by_r[start : start + step] = by_pair
+        by_r[start : start + step] = by_pair.t()
         if not still:
-            by_d.index_add_(0, i, by_i)
-            by_d.index_add_(0, j, by_j)
-    return by_r, by_d, by_phi, by_v
+            by_d.index_add_(0, i, by_i.permute(2, 1, 0))
+            by_d.index_add_(0, j, by_j.permute(2, 1, 0))
+    return by_r, by_d, by_sent
 
 
 def geometry_backward(
@@ -349,29 +412,29 @@ def geometry_backward(
     by_own: Tensor,
     still: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of `geometry_of` by r and by the displacements of i and of j, which still points have not.
+    """Gradient of `geometry_of` by r (3, B) and by displacements of i and of j (3, K, B), none of still ones.
 
     Args:
         found: Its result.
         by_length: Gradient by a part of it, of its shape, as the following.
-        by_unit: Shape (B, 3).
-        by_lengths: Shape (B, V).
-        by_own: By ``second / second_length``, shape (B, 3, H); not read without points.
+        by_unit: Shape (3, B).
+        by_lengths: Shape (V, B).
+        by_own: By ``second / second_length``, shape (3, H, B); not read without points.
         still: Whether displacements are zero, or there are none.
     """
-    along = (by_unit * found.unit).sum(1, keepdim=True)
-    by_r = (by_unit - along * found.unit) / found.length + found.unit * by_length
+    radial = (by_unit * found.unit).sum(0, keepdim=True)
+    by_r = (by_unit - radial * found.unit) / found.length + found.unit * by_length
     soft, lengths = found.soft, found.lengths
     if soft.shape[1] == 0:
         return by_r, soft, soft
-    by_soft = soft * (by_lengths / lengths).unsqueeze(2)
+    by_soft = soft * (by_lengths / lengths)
     k = 0 if still else soft.shape[1] // 3
     second, length = found.second, found.second_length
     by_second = by_own / length
-    by_second = by_second - second * ((by_second * second).sum(1, keepdim=True) / (length * length))
-    if second.shape[2] != soft.shape[1] - 2 * k:
+    by_second = by_second - second * ((by_second * second).sum(0) / (length * length))
+    if second.shape[1] != soft.shape[1] - 2 * k:
         by_second = by_second / float(soft.shape[1] - 2 * k)
-    by_soft[:, 2 * k :] += by_second.transpose(1, 2)
+    by_soft[:, 2 * k :] += by_second
     by_r = by_r + by_soft.sum(1)
     if still:
         return by_r, soft, soft

@@ -26,28 +26,28 @@ OPERATORS = {
 
 @OPERATORS["edge_messages"].register_fake
 def _shape_of_messages(
-    r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, phi: Tensor, v: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    return v.new_empty(v.shape[0], v.shape[2]), torch.empty_like(v)
+    r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, sent: Tensor, *rest: Any
+) -> Tensor:
+    return sent.new_empty(sent.shape[0], 4, sent.shape[2])
 
 
 @OPERATORS["edge_messages_backward"].register_fake
 def _shape_of_gradient(
-    by_ds: Tensor, by_dv: Tensor, r: Tensor, center: Tensor, neighbor: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d, phi, v = rest[:3]
-    return tuple(torch.empty_like(t) for t in (r, d, phi, v))  # type: ignore[return-value]
+    by_received: Tensor, r: Tensor, center: Tensor, neighbor: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    d, sent = rest[:2]
+    return torch.empty_like(r), torch.empty_like(d), torch.empty_like(sent)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:10])
-    ctx.settings = inputs[10:]
+    ctx.save_for_backward(*inputs[:8])
+    ctx.settings = inputs[8:]
 
 
-def _backward(ctx: Any, by_ds: Tensor, by_dv: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, by_received: Tensor) -> tuple[Tensor | None, ...]:
     arguments = (*ctx.saved_tensors, *ctx.settings)
-    by_r, *others = OPERATORS["edge_messages_backward"](by_ds, by_dv, *arguments)
-    return (by_r, None, None, *others, *[None] * (len(arguments) - 6))
+    by_r, *others = OPERATORS["edge_messages_backward"](by_received, *arguments)
+    return (by_r, None, None, *others, *[None] * (len(arguments) - 5))
 
 
 OPERATORS["edge_messages"].register_autograd(_backward, setup_context=_save)
@@ -74,18 +74,26 @@ class PortablePaiNNLayer(nn.Module):
             self.n_points = points_seen(layer, coupling)
             bias, even, odd = filter_weights(layer, self.n_points, still, torch.float64)
             even = torch.cat([even, bias[:, :, None]], dim=2)
-            self.weights = [layer.parts(w).mT.contiguous().to(dtype) for w in (even, odd)]
+            self.weights = [self.as_sent(w).mT.contiguous().to(dtype) for w in (even, odd)]
         n_heads = even.shape[0]
         of_head = torch.eye(n_heads, dtype=dtype, device=even.device)
         self.of_head = of_head.repeat_interleave(layer.channels // n_heads, dim=1)
         envelope = coupling.envelope
-        self.settings: tuple[float, float, int, bool, bool] = (
+        self.settings: tuple[int, float, float, int, bool, bool] = (
+            layer.n_basis,
             envelope.cutoff,  # type: ignore[assignment]
             coupling.softening2**0.5,
             envelope_power(envelope),
             still or self.n_points == 0,
             layer.spec.relative,
         )
+
+    def as_sent(self, weights: Tensor) -> Tensor:
+        """Weights (H, P w, n) of filters with the part of the vectors last, in the first layer without."""
+        if self.layer.is_first:
+            return self.layer.parts(weights)
+        parts = weights.unflatten(1, (2 + self.layer.n_directions, -1))
+        return torch.cat([parts[:, :1], parts[:, 2:], parts[:, 1:2]], dim=1).flatten(1, 2)
 
     def forward(
         self, x: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor
@@ -101,12 +109,14 @@ class PortablePaiNNLayer(nn.Module):
         """
         layer = self.layer
         s, v = layer.scalars(x), layer.vectors(x)
-        phi = layer.parts(layer.phi(s))
-        ds, dv = OPERATORS["edge_messages"](
-            edges, center, neighbor, d[:, : self.n_points], phi, v, *self.weights, self.of_head,
-            layer.basis.frequencies, *self.settings,
+        sent = layer.parts(layer.phi(s)).unflatten(1, (-1, layer.channels))
+        if not layer.is_first:
+            sent = torch.cat([sent[:, :1], sent[:, 2:], sent[:, 1:2] * v], dim=1)
+        received = OPERATORS["edge_messages"](
+            edges, center, neighbor, d[:, : self.n_points], sent, *self.weights, self.of_head,
+            *self.settings,
         )  # fmt: skip
-        return layer.update_block(s + ds, v + dv)
+        return layer.update_block(s + received[:, 0], v + received[:, 1:])
 
 
 def can_be_portable(model: PolarizedModel) -> bool:
