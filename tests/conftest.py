@@ -1,5 +1,6 @@
 """Makes `systems` and `runs` importable, and keeps each test to one thread and its own folder."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,8 +22,10 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    """Compiled potentials go to a folder of this run, not to the user's."""
-    monkeypatch.setenv("NPCALC_CACHE", str(tmp_path_factory.getbasetemp() / "npcalc-cache"))
+    """Compiled code goes to a folder of this run, which its processes share, and not to the user's."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    monkeypatch.setenv("NPCALC_CACHE", str(shared / "npcalc-cache"))
 
 
 @pytest.fixture

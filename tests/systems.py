@@ -14,11 +14,11 @@ from npcalc.potential.derivatives import PER_SYSTEM
 ELEMENTS = ("H", "C", "O")
 
 HOSTS = {
-    "painn": {"name": "painn", "channels": 8, "n_layers": 3, "n_basis": 6},
+    "painn": {"name": "painn", "channels": 8, "n_layers": 2, "n_basis": 6},
     "painn-rank": {"name": "painn", "channels": 8, "n_layers": 2, "n_basis": 6, "filter_rank": 5},
     "nequip": {"name": "nequip", "channels": 4, "n_layers": 3, "l_max": 2, "radial_width": 8},
-    "egnn": {"name": "egnn", "channels": 8, "n_layers": 3, "n_vectors": 3},
-    "et": {"name": "et", "channels": 8, "n_layers": 3, "n_basis": 6, "n_heads": 4},
+    "egnn": {"name": "egnn", "channels": 8, "n_layers": 2, "n_vectors": 3},
+    "et": {"name": "et", "channels": 8, "n_layers": 2, "n_basis": 6, "n_heads": 4},
     "tensornet": {"name": "tensornet", "channels": 8, "n_layers": 2, "n_basis": 6},
     "mace": {
         "name": "mace", "channels": 4, "n_layers": 2, "l_max": 2, "radial_width": 8, "radial_depth": 1

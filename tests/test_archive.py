@@ -219,7 +219,7 @@ def changed_copy(path, target, change):
         (lambda raw: b"{", "card .* cannot be read"),
         (lambda raw: raw.replace(b'"scale"', b'"skale"'), "not valid: (scale|skale)"),
         (lambda raw: raw.replace(b'"channels": 8', b'"channels": 9'), "expected shape"),
-        (lambda raw: raw.replace(b'"n_layers": 3', b'"n_layers": 2'), "do not fit"),
+        (lambda raw: raw.replace(b'"n_layers": 2', b'"n_layers": 3'), "do not fit"),
     ],
 )
 def test_damaged_or_newer_card(saved, tmp_path, change, match):

@@ -17,7 +17,7 @@ from npcalc.potential.derivatives import edge_vectors
 
 pytestmark = pytest.mark.skipif(library.find_compiler() is None, reason="needs a C++ compiler")
 
-HOST = {"name": "painn", "channels": 16, "n_layers": 3, "n_basis": 6}
+HOST = {"name": "painn", "channels": 16, "n_layers": 2, "n_basis": 6}
 
 FORMS = {
     "none": ("none", {}),
