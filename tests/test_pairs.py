@@ -10,7 +10,8 @@ from npcalc.graph import collate
 from npcalc.nn.hosts.painn import PaiNNLayer
 from npcalc.nn.radial import make_envelope
 from npcalc.ops import can_fuse_messages
-from npcalc.ops.pairs import edge_messages, edge_messages_backward, envelope_of, one_of_each_pair
+from npcalc.ops.pair_geometry import envelope_of
+from npcalc.ops.pairs import edge_messages, edge_messages_backward, one_of_each_pair
 from npcalc.ops.portable import can_be_portable
 from npcalc.potential import portable
 
