@@ -281,7 +281,7 @@ def edge_messages_backward(  # noqa: D417
         by_pull = g[:, :, 1:]
         by_filters = torch.empty([2, i.shape[0], n_parts, c], dtype=r.dtype, device=r.device)
         by_of_j = torch.empty_like(of_j)
-        # By scalars and by the sizes of the pulls along the directions; by those directions.
+        # By the scalars and by the sizes of the pulls along each direction.
         by_scaled = torch.empty([2, i.shape[0], n_scaled, c], dtype=r.dtype, device=r.device)
         by_scaled[:, :, 0] = g[:, :, 0]
         scaled = of_j[:, :, 1:n_scaled] * filters[:, :, 1:n_scaled]
@@ -291,7 +291,7 @@ def edge_messages_backward(  # noqa: D417
         product = by_pull[0] * scaled[0, :, :1]
         product.addcmul_(by_pull[1], scaled[1, :, :1], value=-1.0)
         by_unit = product.sum(2).t()
-        by_second = by_unit.unsqueeze(1)
+        by_second = by_unit.unsqueeze(1)  # not read where there is no second direction
         if n_scaled > 2:
             second = second_directions(found, of_head, relative)
             along(by_pull[0], second, by_scaled[0, :, 2])
