@@ -10,6 +10,7 @@ import json
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,8 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[Card, dict[str, torch.Te
                 raise ArchiveError(f"{name!r} is damaged in {damaged!r}: get the file again")
             raw_card = archive.read(inside[CARD])
             raw_weights = archive.read(inside[WEIGHTS])
+    except zlib.error as error:  # of an entry that is compressed, before its checksum is looked at
+        raise ArchiveError(f"{name!r} is damaged ({error}): get the file again") from error
     except (zipfile.BadZipFile, EOFError) as error:
         raise ArchiveError(
             f"{name!r} is not a potential, or a truncated one ({error}): get the file again"
