@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -252,3 +253,15 @@ def test_one_wrong_bit_anywhere_is_found(saved):
         path.write_bytes(bytes(spoilt))
         with pytest.raises(ArchiveError, match="damaged"):
             npcalc.load_potential(path)
+
+
+def test_a_compressed_entry_that_is_damaged(saved, monkeypatch):
+    """Its wrong bit may be one that cannot be decompressed, and does not get as far as its checksum."""
+    _, path = saved
+
+    def fail(_):
+        raise zlib.error("invalid block type")
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", fail)
+    with pytest.raises(ArchiveError, match="damaged"):
+        npcalc.load_potential(path)
