@@ -179,7 +179,7 @@ def operator_case(what: str) -> None:
     operation = getattr(torch.ops.npcalc, f"pair_{what}")
     arguments = (
         *first, edges, *features(), center, neighbor, reverse, *fused.packed,
-        fused.cutoff, fused.softening, fused.n_basis, fused.power, fused.n_heads, False, False,
+        fused.cutoff, fused.softening, fused.n_basis, fused.power, fused.n_heads, False, False, False,
     )  # fmt: skip
     with torch.no_grad():
         times = measure(lambda: operation(*arguments))

@@ -34,6 +34,7 @@ FORMS = {
     "geometry-4": {"coupling": "paired_geometry", "n_points": 4, "charges": "increments"},
     "shifts-2": {"coupling": "paired_shifts", "n_points": 2},
     "heads-4": {"coupling": "paired_heads", "n_points": 4, "charges": "increments"},
+    "products-2": {"coupling": "paired_products", "n_points": 2, "charges": "increments"},
     "static": {"polarization": "static", "charges": "increments"},
     "nodes-same": {"coupling": "paired_nodes", "pairs": "same"},
     "nodes-all-2": {"coupling": "paired_nodes", "n_points": 2, "charges": "increments"},
@@ -46,7 +47,8 @@ CASES = [
     (h, f)
     for h in HOSTS
     for f in FORMS
-    if (h not in ONCE or f == ONCE[h]) and (f != "heads-4" or h in ("painn", "et"))
+    if (h not in ONCE or f == ONCE[h])
+    and (f not in ("heads-4", "products-2") or h in ("painn", "et"))
 ]
 MOVING = [(h, f) for h, f in CASES if f not in ("none", "static")]
 

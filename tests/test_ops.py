@@ -28,6 +28,8 @@ FORMS = {
     "heads of 8": ("heads-4", {"host": {**HOST, "channels": 32}}),
     "heads of 4": ("heads-4", {}),
     "shifts": ("shifts-2", {"n_points": 3}),
+    "products": ("products-2", {}),
+    "products of one": ("products-2", {"n_points": 1, "envelope": "polynomial"}),
     "rank": ("geometry-4", {"host": {**HOST, "filter_rank": 5}}),
     "wide": ("geometry", {"host": {**HOST, "channels": 48, "n_basis": 9}, "d_max": 1.5}),
 }
@@ -121,7 +123,9 @@ def test_edges_beyond_the_cutoff_change_nothing(name):
     assert_same(evaluate(far), evaluate(near))
 
 
-@pytest.mark.parametrize("name", ["rank", "heads", "heads of 8", "heads of 4", "shifts", "nequip"])
+@pytest.mark.parametrize(
+    "name", ["rank", "heads", "heads of 8", "heads of 4", "shifts", "products", "nequip"]
+)
 def test_operator_in_float32(name):
     double, single = make(name), make(name, "float32")
     for atoms in (ethanol(), crystal()):
@@ -225,7 +229,7 @@ def test_tensors_of_any_strides():
     reverse = torch.ops.npcalc.reverse_edges(vectors, center, neighbor, layer.cutoff)
     rest = (
         center, neighbor, reverse, *layer.pack(torch.float64),
-        layer.cutoff, layer.softening, layer.n_basis, layer.power, layer.n_heads, False, False,
+        layer.cutoff, layer.softening, layer.n_basis, layer.power, layer.n_heads, False, False, False,
     )  # fmt: skip
     with torch.no_grad():
         expected = torch.ops.npcalc.pair_messages(vectors, 0.1 * d, phi, v, *rest)

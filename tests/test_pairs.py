@@ -28,6 +28,8 @@ FORMS = {
     "three": ("geometry", {"n_points": 3}),
     "heads": ("heads-4", HEADS),
     "shifts": ("shifts-2", {}),
+    "products": ("products-2", {"charges": "none"}),
+    "products of one": ("products-2", {"charges": "none", "n_points": 1}),
     "rank": ("geometry", {"host": {**HOSTS["painn"], "filter_rank": 5}}),
 }
 
@@ -159,7 +161,7 @@ def test_memory_does_not_grow_with_the_edges_at_once():
         arguments = (
             torch.randn(n_pairs, 3, generator=g), center, neighbor, torch.randn(50, 2, 3, generator=g),
             torch.randn(50, 6, 16, generator=g), torch.randn(2, 13, 32), torch.randn(2, 4, 32),
-            torch.eye(2).repeat_interleave(8, 1), 4, 5.0, 0.05, 0, False, False,
+            torch.eye(2).repeat_interleave(8, 1), 4, 5.0, 0.05, 0, False, False, False,
         )  # fmt: skip
         by = (torch.randn(50, 4, 16),)
         for function, given in ((edge_messages, ()), (edge_messages_backward, by)):

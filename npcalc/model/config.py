@@ -44,7 +44,9 @@ class ModelConfig(BaseModel):
         coupling: How the host sees the points: ``paired_geometry`` (every channel sees all points of both
             atoms), ``paired_shifts`` (so too, by how much they differ from the nuclei; with points at rest
             it is the host as published), ``paired_heads`` (each electron point is seen by its own part of
-            the channels; `painn` and `et`) or ``paired_nodes`` (points are nodes).
+            the channels; `painn` and `et`), ``paired_products`` (so too, and filters also see functions of
+            the nuclei's distance times the shifts of displaced pairs; `painn` and `et`) or
+            ``paired_nodes`` (points are nodes).
         pairs: Which kinds of points ``paired_nodes`` connects.
         n_points: Electron points of an atom.
         d_max: Bound of the displacement in Angstrom.
@@ -66,9 +68,9 @@ class ModelConfig(BaseModel):
     cutoff: float = Field(5.0, gt=0.0)
     envelope: Literal["cosine", "polynomial"] = "cosine"
     polarization: Literal["none", "static", "moving"] = "moving"
-    coupling: Literal["paired_geometry", "paired_shifts", "paired_heads", "paired_nodes"] = (
-        "paired_geometry"
-    )
+    coupling: Literal[
+        "paired_geometry", "paired_shifts", "paired_heads", "paired_products", "paired_nodes"
+    ] = "paired_geometry"
     pairs: Literal["same", "all"] = "all"
     n_points: int = Field(1, ge=1)
     d_max: float = Field(0.5, gt=0.0)
@@ -110,7 +112,9 @@ class ModelConfig(BaseModel):
             if missing:
                 raise ValueError(f"formal_weights has no value for {', '.join(missing)}")
         if self.polarization != "none":
-            if self.coupling == "paired_heads" and self.n_points > 1:
+            if self.coupling == "paired_products":
+                self.host.check_products()
+            if self.coupling in ("paired_heads", "paired_products") and self.n_points > 1:
                 self.host.check_heads(self.n_points)
             if self.coupling == "paired_shifts":
                 self.host.check_relative()

@@ -13,6 +13,7 @@ from ..nn.points import (
     PairedGeometry,
     PairedHeads,
     PairedNodes,
+    PairedProducts,
     PairedShifts,
     SinglePoint,
 )
@@ -78,8 +79,9 @@ class PolarizedModel(nn.Module):
             / self.coupling.n_kinds,
             n_heads=self.coupling.n_heads,
             # Before the first movement all displacements are zero.
-            bare_layers=(1 if moving else sys.maxsize) if self.coupling.relative else 0,
+            still_layers=1 if moving else sys.maxsize,
             relative=self.coupling.relative,
+            products=self.coupling.products,
         )
         self.host = make_host(spec, config.host)
         layers: list[HostLayer] = list(self.host.layers)  # type: ignore[arg-type]
@@ -93,7 +95,7 @@ class PolarizedModel(nn.Module):
         moved = [isinstance(update, Displacement) for update in updates]
         self.still = [
             # Layers that were built for bare edges, and no others, get them.
-            index < spec.bare_layers if spec.relative else not any(moved[:index])
+            index < spec.still_layers if spec.relative else not any(moved[:index])
             for index in range(len(moved))
         ]
         self.has_exchange = self.coupling.n_kinds > 1
@@ -290,4 +292,6 @@ def make_coupling(config: ModelConfig) -> Coupling:
         return SinglePoint(envelope)
     if config.coupling == "paired_nodes":
         return PairedNodes(config.n_points, config.softening, envelope, config.pairs == "all")
+    if config.coupling == "paired_products":
+        return PairedProducts(config.n_points, config.softening, envelope, config.d_max)
     return GEOMETRIES[config.coupling](config.n_points, config.softening, envelope)

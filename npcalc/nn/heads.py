@@ -10,7 +10,8 @@ def head_product(functions: Tensor, weight: Tensor, n_heads: int, channels: int)
     """Product of weights with the radial functions that each channel sees.
 
     Args:
-        functions: Radial functions of all distances, shape (n_edges, n_distances, n_basis).
+        functions: Radial functions of all distances and products with shifts, see `PointSpec.functions`,
+            shape (n_edges, n, n_basis).
         weight: Weights (n_parts * channels, n_seen * n_basis), of a channel for the distances that it sees.
         n_heads: Number of heads; with one, all channels see all distances.
         channels: Channels of each part.
@@ -21,11 +22,12 @@ def head_product(functions: Tensor, weight: Tensor, n_heads: int, channels: int)
     if n_heads == 1:
         return functions.flatten(1) @ weight.T
     width = channels // n_heads
-    between, *others = torch.split(functions, [1, n_heads, n_heads, n_heads], dim=1)
-    # (n_edges, n_heads, 4 n_basis)
+    n_others = (functions.shape[1] - 1) // n_heads
+    between, *others = torch.split(functions, [1, *[n_heads] * n_others], dim=1)
+    # (n_edges, n_heads, 4 n_basis), with products 7
     seen = torch.stack([between.expand(-1, n_heads, -1), *others], dim=2).flatten(2)
     n_edges, n_columns = seen.shape[0], weight.shape[0]
-    # (n_heads, 4 n_basis, n_parts width): the channels of a head side by side
+    # (n_heads, 4 or 7 n_basis, n_parts width): the channels of a head side by side
     weight = weight.reshape(-1, n_heads, width, seen.shape[2]).permute(1, 3, 0, 2).flatten(2)
     product = torch.bmm(seen.transpose(0, 1), weight)
     product = product.reshape(n_heads, n_edges, n_columns // channels, width)

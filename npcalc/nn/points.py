@@ -7,8 +7,8 @@ an atom is a fixed nucleus point and electron points that the network moves by d
 
 A coupling decides what a host sees of these. `PairedGeometry` gives it one point per atom whose
 edges carry all the distances; `PairedHeads` does so too, with a part of the channels for each
-electron point, whose messages use that point alone; `PairedNodes` gives it every point as a node of
-its own.
+electron point, whose messages use that point alone, and `PairedProducts` with more for filters to
+see; `PairedNodes` gives it every point as a node of its own.
 
 Two displaced points may coincide, so lengths of displaced pairs are softened:
 D = sqrt(|R|^2 + eps^2) with direction R / D; lengths between nuclei are exact.
@@ -31,6 +31,8 @@ class Coupling(nn.Module):
         edges_per_pair: Host edges of a pair of atoms.
         n_heads: Parts of the host's channels that use different electron points.
         relative: Whether hosts see differences to the nuclei, and nothing else where all points rest.
+        products: Whether edges have shifts, see `EdgeGeometry.shift`.
+        shift_unit: What they are divided by, in Angstrom.
     """
 
     n_points: int
@@ -40,6 +42,8 @@ class Coupling(nn.Module):
     edges_per_pair: int = 1
     n_heads: int = 1
     relative: bool = False
+    products: bool = False
+    shift_unit: float = 1.0
 
     def __init__(self, n_points: int, softening: float, envelope: nn.Module) -> None:
         super().__init__()
@@ -125,6 +129,7 @@ class PairedGeometry(Coupling):
         bare = self.bare(edges, center, neighbor)
         if still and self.relative:
             return bare
+        shift = None
         if still:
             length = torch.sqrt((edges * edges).sum(-1, keepdim=True) + self.softening2)
             distance = length.expand(-1, 3 * self.n_points)
@@ -136,6 +141,9 @@ class PairedGeometry(Coupling):
                 [edges[:, None] + d_j, edges[:, None] - d_i, edges[:, None] + d_j - d_i], 1
             )
             distance = torch.sqrt((vectors * vectors).sum(-1) + self.softening2)  # (E, 3 n_points)
+            if self.products:
+                between = torch.sqrt(bare.distance * bare.distance + self.softening2)
+                shift = (distance - between) / self.shift_unit
             k = 2 * self.n_points
             direction = self.electronic_directions(vectors[:, k:], distance[:, k:])
         return EdgeGeometry(
@@ -145,6 +153,7 @@ class PairedGeometry(Coupling):
             torch.cat([bare.distance, distance], 1),
             torch.cat([bare.direction, direction], 1),
             still,
+            shift,
         )
 
     def electronic_directions(self, vectors: Tensor, distance: Tensor) -> Tensor:
@@ -195,6 +204,29 @@ class PairedHeads(PairedGeometry):
 
     def electronic_directions(self, vectors: Tensor, distance: Tensor) -> Tensor:
         return vectors / distance[..., None]
+
+
+class PairedProducts(PairedHeads):
+    """As `PairedHeads`, and filters also see products of radial functions of the nuclei and shifts.
+
+    With D^nn the softened length of R^nn and b its radial functions these are b (D^ne - D^nn),
+    b (D^en - D^nn) and b (D^ee - D^nn), the shifts divided by d_max. A linear filter of single
+    distances is a sum f(D^nn) + g(D^ne) + ..., in which what a moved point does at one distance of the
+    nuclei and at another is the slope of one smooth function; with products it is free at each. While
+    points rest products are zero.
+
+    Args:
+        n_points: Electron points of an atom.
+        softening: Softening length eps in Angstrom.
+        envelope: Smooth cutoff.
+        d_max: Bound of displacements in Angstrom, the unit of shifts.
+    """
+
+    products = True
+
+    def __init__(self, n_points: int, softening: float, envelope: nn.Module, d_max: float) -> None:
+        super().__init__(n_points, softening, envelope)
+        self.shift_unit = d_max
 
 
 class PairedNodes(Coupling):

@@ -23,18 +23,18 @@ using torch::autograd::variable_list;
   const Tensor &edges, const Tensor &d, const Tensor &phi, const Tensor &v, const Tensor &center,              \
       const Tensor &neighbor, const Tensor &reverse, const Tensor &bias, const Tensor &even, const Tensor &odd, \
       const Tensor &even_back, const Tensor &odd_back, double cutoff, double softening, int64_t n_basis,       \
-      int64_t power, int64_t heads, bool still, bool relative
+      int64_t power, int64_t heads, bool still, bool relative, bool products
 #define NPCALC_TENSORS edges, d, phi, v, center, neighbor, reverse, bias, even, odd, even_back, odd_back
-#define NPCALC_NAMES NPCALC_TENSORS, cutoff, softening, n_basis, power, heads, still, relative
+#define NPCALC_NAMES NPCALC_TENSORS, cutoff, softening, n_basis, power, heads, still, relative, products
 
 // The same as they are stored for a derivative.
 struct Stored {
   variable_list t;
   double cutoff, softening;
   int64_t n_basis, power, heads;
-  bool still, relative;
+  bool still, relative, products;
 
-  static constexpr size_t N = 12, NUMBERS = 7;  // tensors, and arguments after them
+  static constexpr size_t N = 12, NUMBERS = 8;  // tensors, and arguments after them
 
   static void save(AutogradContext* context, variable_list before, NPCALC_PARAMETERS) {
     before.insert(before.end(), {NPCALC_TENSORS});
@@ -46,6 +46,7 @@ struct Stored {
     context->saved_data["heads"] = heads;
     context->saved_data["still"] = still;
     context->saved_data["relative"] = relative;
+    context->saved_data["products"] = products;
   }
 
   explicit Stored(AutogradContext* context)
@@ -53,14 +54,14 @@ struct Stored {
         softening(context->saved_data["softening"].toDouble()), n_basis(context->saved_data["n_basis"].toInt()),
         power(context->saved_data["power"].toInt()),
         heads(context->saved_data["heads"].toInt()), still(context->saved_data["still"].toBool()),
-        relative(context->saved_data["relative"].toBool()) {}
+        relative(context->saved_data["relative"].toBool()), products(context->saved_data["products"].toBool()) {}
 
   // Calls an operator with tensors in front of the shared arguments.
   template <typename F, typename... A>
   auto call(const F& operation, const A&... front) const {
     const Tensor* x = t.data() + t.size() - N;
     return operation.call(front..., x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10], x[11], cutoff,
-                          softening, n_basis, power, heads, still, relative);
+                          softening, n_basis, power, heads, still, relative, products);
   }
 };
 
@@ -69,16 +70,17 @@ struct Arguments {
   Tensor edges, d, phi, v, center, neighbor, reverse, bias, even, odd, even_back, odd_back;
   double cutoff, softening;
   int64_t n_basis, power, heads;
-  bool still, relative;
+  bool still, relative, products;
 
   explicit Arguments(NPCALC_PARAMETERS)
       : edges(edges.contiguous()), d(d.contiguous()), phi(phi.contiguous()), v(v.contiguous()),
         center(center.contiguous()), neighbor(neighbor.contiguous()), reverse(reverse.contiguous()),
         bias(bias.contiguous()), even(even.contiguous()), odd(odd.contiguous()), even_back(even_back.contiguous()),
         odd_back(odd_back.contiguous()), cutoff(cutoff), softening(softening), n_basis(n_basis), power(power),
-        heads(heads), still(still), relative(relative) {
+        heads(heads), still(still), relative(relative), products(products) {
     TORCH_CHECK(heads == 1 || (heads > 1 && heads == d.size(1) && !still), "pair_messages: ", heads, " heads of ", d.size(1),
                 " points that ", still ? "rest" : "move");
+    TORCH_CHECK(!products || !still || d.size(1) == 0, "pair_messages: products with shifts of points that rest");
     TORCH_CHECK(v.size(2) % 16 == 0 && v.size(2) % (4 * heads) == 0, "pair_messages: channels must be a multiple of 16, "
                 "those of a head of 4, got ", v.size(2), " for ", heads, " heads");
     const int64_t columns = (d.size(1) ? 4 : 3) * v.size(2);
@@ -97,6 +99,7 @@ struct Arguments {
     g.heads = int(heads);
     g.still = still;
     g.relative = relative;
+    g.products = products;
     g.cutoff = T(cutoff);
     g.softening2 = T(softening * softening);
     g.edges = edges.const_data_ptr<T>();
@@ -307,7 +310,7 @@ TORCH_LIBRARY(npcalc, library) {
   const std::string shared =
       "Tensor edges, Tensor d, Tensor phi, Tensor v, Tensor center, Tensor neighbor, Tensor reverse, Tensor bias, "
       "Tensor even, Tensor odd, Tensor even_back, Tensor odd_back, float cutoff, float softening, int n_basis, "
-      "int power, int heads, bool still, bool relative) -> (";
+      "int power, int heads, bool still, bool relative, bool products) -> (";
   const std::string by = "Tensor by_ds, Tensor by_dv, ", four = "Tensor, Tensor, Tensor, Tensor";
   library.def(("pair_messages(" + shared + "Tensor, Tensor)").c_str());
   library.def(("pair_messages_backward(" + by + shared + four + ")").c_str());

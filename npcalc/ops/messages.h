@@ -14,7 +14,12 @@
 // With heads, each electron point is that of a part of the channels: the filters of a head are made of nn and its
 // own ne, en and ee, and its second direction is that of its own ee instead of the mean one. Where geometry is
 // relative, messages see by how much the second direction differs from the first; that functions do too is in the weights.
+//
+// With products there are as many functions again: those of the nuclei times the shift of each displaced pair, its
+// softened length less that of the vector between the nuclei.
 #pragma once
+
+#include <array>
 
 #include "common.h"
 
@@ -31,14 +36,16 @@ struct Problem {
   int power;     // exponent of the polynomial envelope, 0 for the cosine
   bool still;    // all displacements are zero
   bool relative; // the second direction is less the first
+  bool products; // filters see functions of the nuclei times shifts too; not of points that rest
   T cutoff, softening2;
   const T *edges, *d, *phi, *v;
   const int64_t *center, *neighbor, *reverse;
   const T *bias, *even, *odd, *even_back, *odd_back;
 
   // Distances of the even and odd filters of a head.
-  int n_even() const { return points == 0 ? 1 : still ? 2 : heads > 1 ? 3 : 1 + 2 * points; }
-  int n_odd() const { return still ? 0 : heads > 1 ? 1 : points; }
+  int n_even() const { return points == 0 ? 1 : still ? 2 : 1 + (products ? 4 : 2) * seen(); }
+  int n_odd() const { return still ? 0 : (products ? 2 : 1) * seen(); }
+  int seen() const { return heads > 1 ? 1 : points; }
   int n_distances() const { return points == 0 ? 1 : still ? 2 : 1 + 3 * points; }
   int n_directions() const { return points == 0 ? 1 : 2; }
   int columns() const { return (2 + n_directions()) * channels; }
@@ -108,6 +115,7 @@ class Block {
     distances = memory.take(nv * LANES);
     inverses = memory.take(nv * LANES);
     functions = memory.take(nd * nb * LANES);
+    shifts = memory.take(nd * LANES);
     even = memory.take(H * fe * LANES);
     odd = memory.take(H * fo * LANES);
     mean = memory.take(H * 3 * LANES);
@@ -143,6 +151,10 @@ class Block {
     measure();
     for (int q = 0; q < nd; ++q) expand(q);
     arrange(functions, even, odd);
+    if (g.products) {
+      shift();
+      multiply(functions, shifts, even, odd);
+    }
     to_filters(even, odd, g.bias, filter_even, filter_odd);
   }
 
@@ -154,9 +166,19 @@ class Block {
     if (g.points > 0 && g.still) by_r += along(1, slope_of(1, columns_even + nb * LANES));
     for (int k = 0; k < K; ++k) {
       const T *x = columns_even + at_sum(k), *y = columns_odd + at_odd(k);
-      const Space<T> ne = along(1 + k, slope_of(1 + k, x, y, 1));
-      const Space<T> en = along(1 + K + k, slope_of(1 + K + k, x, y, -1));
-      const Space<T> ee = along(1 + 2 * K + k, slope_of(1 + 2 * K + k, columns_even + at_ee(k)));
+      Lanes<T> by_ne = slope_of(1 + k, x, y, 1), by_en = slope_of(1 + K + k, x, y, -1);
+      Lanes<T> by_ee = slope_of(1 + 2 * K + k, columns_even + at_ee(k));
+      if (g.products) {
+        const Lanes<T> ee = rise(functions, columns_even + at_ee(k, true));
+        const Lanes<T> sum = rise(functions, columns_even + at_sum(k, true));
+        const Lanes<T> odd = rise(functions, columns_odd + at_odd(k, true));
+        by_ne += sum + odd;
+        by_en += sum - odd;
+        by_ee += ee;
+        const Lanes<T> by_soft = T(2) * sum + ee;
+        by_r += (slope_of_products(k) - Lanes<T>::of(soft_slope) * by_soft) * Space<T>::of(unit[0]);
+      }
+      const Space<T> ne = along(1 + k, by_ne), en = along(1 + K + k, by_en), ee = along(1 + 2 * K + k, by_ee);
       by_r += ne + en + ee;
       add_by_points(k, ne + ee, en + ee, by_d);
     }
@@ -207,11 +229,12 @@ class Block {
  protected:
   T* vector(int q) { return vectors + 3 * q * LANES; }
 
-  // Where the functions of a kind begin among the even, and the odd, ones.
+  // Where the functions of a kind begin among the even, and the odd, ones; or products of that kind, which are behind.
   int at_nn(int h) const { return h * fe * LANES; }
-  int at_ee(int k) const { return (H > 1 ? k * fe + nb : (1 + k) * nb) * LANES; }
-  int at_sum(int k) const { return (H > 1 ? k * fe + 2 * nb : (1 + K + k) * nb) * LANES; }
-  int at_odd(int k) const { return k * nb * LANES; }
+  int at_ee(int k, bool product = false) const { return at_even(k, product ? 2 : 0); }
+  int at_sum(int k, bool product = false) const { return at_even(k, product ? 3 : 1); }
+  int at_even(int k, int kind) const { return (H > 1 ? k * fe + (1 + kind) * nb : (1 + kind * K + k) * nb) * LANES; }
+  int at_odd(int k, bool product = false) const { return (H > 1 ? k * fo + product * nb : (product * K + k) * nb) * LANES; }
 
   // Filters of radial functions.
   void to_filters(const T* e, const T* o, const T* bias, T* to_even, T* to_odd) const {
@@ -317,6 +340,32 @@ class Block {
     (-p * (p + 1) * (p + 2) / 2 / g.cutoff * lead * (T(1) - x) * (T(1) - x)).to(envelope_slope);
   }
 
+  // Shifts of the displaced pairs, and the slope of the length that they are taken from.
+  void shift() {
+    const Lanes<T> r = Lanes<T>::of(distances), soft = sqrt(r * r + g.softening2);
+    for (int q = 1; q < nd; ++q) (Lanes<T>::of(distances + q * LANES) - soft).to(shifts + q * LANES);
+    (r / soft).to(soft_slope);
+  }
+
+  // Factors of the products of point k, of ee, ne + en and ne - en, from shifts or their tangents.
+  std::array<Lanes<T>, 3> factors(const T* by, int k) const {
+    const Lanes<T> ne = Lanes<T>::of(by + (1 + k) * LANES), en = Lanes<T>::of(by + (1 + K + k) * LANES);
+    return {Lanes<T>::of(by + (1 + 2 * K + k) * LANES), ne + en, ne - en};
+  }
+
+  // Writes products of functions of the nuclei and shifts, or adds them to what is there.
+  void multiply(const T* f, const T* by, T* even, T* odd, bool add = false) const {
+    for (int k = 0; k < K; ++k) {
+      const std::array<Lanes<T>, 3> factor = factors(by, k);
+      T* to[3] = {even + at_ee(k, true), even + at_sum(k, true), odd + at_odd(k, true)};
+      for (int m = 0; m < 3; ++m)
+        for (int x = 0; x < nb * LANES; x += LANES) {
+          const Lanes<T> product = Lanes<T>::of(f + x) * factor[m];
+          (add ? Lanes<T>::of(to[m] + x) + product : product).to(to[m] + x);
+        }
+    }
+  }
+
   // Radial functions in the order of the packed weights: even are nn, ee, ne + en; odd are ne - en.
   void arrange(const T* f, T* even, T* odd) const {
     const int size = nb * LANES;
@@ -347,6 +396,20 @@ class Block {
       slope += by * Lanes<T>::of(slopes + (q * nb + n) * LANES);
     }
     return slope;
+  }
+
+  // Sum of functions, or of slopes, of the nuclei times derivatives.
+  Lanes<T> rise(const T* f, const T* by) const {
+    Lanes<T> sum;
+    for (int x = 0; x < nb * LANES; x += LANES) sum += Lanes<T>::of(f + x) * Lanes<T>::of(by + x);
+    return sum;
+  }
+
+  // Derivative by the distance of the nuclei from those by the products of point k, for constant shifts.
+  Lanes<T> slope_of_products(int k) const {
+    const std::array<Lanes<T>, 3> factor = factors(shifts, k);
+    return factor[0] * rise(slopes, columns_even + at_ee(k, true)) + factor[1] * rise(slopes, columns_even + at_sum(k, true)) +
+           factor[2] * rise(slopes, columns_odd + at_odd(k, true));
   }
 
   // Derivative by the vector of distance q.
@@ -391,7 +454,8 @@ class Block {
   }
 
   Memory<T>& memory;
-  T *vectors, *distances, *inverses, *functions, *slopes, *even, *odd, *d_i, *d_j;
+  T *vectors, *distances, *inverses, *functions, *slopes, *shifts, *even, *odd, *d_i, *d_j;
+  T soft_slope[LANES];
   T *by_function, *columns_even, *columns_odd;
 };
 

@@ -31,13 +31,13 @@ def envelope_power(envelope: nn.Module) -> int:
 
 
 def filter_weights(
-    layer: PaiNNLayer, n_points: int, still: bool, dtype: torch.dtype
+    layer: PaiNNLayer, coupling: Coupling, still: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of the filters of a layer, even and odd under exchange of center and neighbor.
 
     Args:
         layer: A layer with a `BesselBasis`, whose norm becomes part of the weights.
-        n_points: Electron points of an atom.
+        coupling: Coupling of the points.
         still: Whether all displacements are zero, so that heads are one.
         dtype: Precision to calculate in.
 
@@ -48,6 +48,7 @@ def filter_weights(
     basis = layer.basis
     assert isinstance(basis, BesselBasis)
     n_heads = 1 if still else layer.n_heads
+    n_points = points_seen(layer, coupling)
     weight = layer.filter.weight.to(dtype)
     if isinstance(layer.first, nn.Linear):
         weight = weight @ layer.first.weight.to(dtype)
@@ -58,12 +59,17 @@ def filter_weights(
     else:
         seen = 1 if n_heads > 1 else n_points
         distances = weight.unflatten(1, (-1, layer.n_basis))
-        nuclei, ne, en, ee = distances.split([1, seen, seen, seen], 1)
+        n_kinds = 6 if layer.spec.products else 3
+        nuclei, ne, en, ee, *products = distances.split([1, *[seen] * n_kinds], 1)
         if layer.spec.relative:
             # w (f - f_nn) of a distance is w f, and -w is the nuclei's.
             nuclei = nuclei - distances[:, 1:].sum(1, keepdim=True)
-        even = torch.cat([nuclei, ee, 0.5 * (ne + en)], 1).flatten(1)
-        odd = (0.5 * (ne - en)).flatten(1)
+        even_kinds, odd_kinds = [nuclei, ee, 0.5 * (ne + en)], [0.5 * (ne - en)]
+        if products:
+            ne, en, ee = (weight / coupling.shift_unit for weight in products)
+            even_kinds += [ee, 0.5 * (ne + en)]
+            odd_kinds += [0.5 * (ne - en)]
+        even, odd = (torch.cat(kinds, 1).flatten(1) for kinds in (even_kinds, odd_kinds))
 
     def by_head(rows: Tensor) -> Tensor:
         parts = rows.unflatten(0, (-1, n_heads, layer.channels // n_heads))
@@ -105,7 +111,7 @@ class FusedPaiNNLayer(nn.Module):
         self.n_points = points_seen(layer, coupling)
         self.n_basis = layer.n_basis
         self.still = still
-        self.relative = layer.spec.relative
+        self.coupling = coupling
         self.n_heads = 1 if still else layer.n_heads
         self.packed: tuple[Tensor, ...] | None = None
         if constant:
@@ -119,7 +125,7 @@ class FusedPaiNNLayer(nn.Module):
         Args:
             dtype: Precision to calculate in.
         """
-        bias, even, odd = filter_weights(self.layer, self.n_points, self.still, dtype)
+        bias, even, odd = filter_weights(self.layer, self.coupling, self.still, dtype)
         bias = nn.functional.pad(bias, (0, -bias.shape[-1] % PANEL))
         return bias, *(pack(part) for part in (even.mT, odd.mT, even, odd))
 
@@ -145,7 +151,7 @@ class FusedPaiNNLayer(nn.Module):
         ds, dv = torch.ops.npcalc.pair_messages(
             edges, d[:, : self.n_points], layer.phi(s), v, center, neighbor, reverse, *packed,
             self.cutoff, self.softening, self.n_basis, self.power, self.n_heads, self.still,
-            self.relative,
+            layer.spec.relative, layer.spec.products,
         )  # fmt: skip
         return layer.update_block(s + ds, v + dv)
 

@@ -33,6 +33,23 @@ class PairGeometry(NamedTuple):
     second_length: Tensor
 
 
+class RadialFunctions(NamedTuple):
+    """Radial functions of pairs, and what they were made of.
+
+    Attributes:
+        values: Functions times the envelope, shape (1 + V, n, B); with products behind them, shape
+            (1 + 2 V, n, B), those of the nuclei times the shifts.
+        sine: Sines of which they are made, shape (1 + V, n, B).
+        cosine: Cosines of the same angles.
+        shift: Softened lengths less that of the nuclei's vector, shape (V, B); not read without products.
+    """
+
+    values: Tensor
+    sine: Tensor
+    cosine: Tensor
+    shift: Tensor
+
+
 def geometry_of(
     r: Tensor, i: Tensor, j: Tensor, d: Tensor, softening: float, n_heads: int, still: bool
 ) -> PairGeometry:
@@ -95,6 +112,75 @@ def geometry_backward(
         return by_r, soft, soft
     ne, en, ee = by_soft[:, :k], by_soft[:, k : 2 * k], by_soft[:, 2 * k :]
     return by_r, (en + ee).neg_(), ne + ee
+
+
+def functions_of(
+    found: PairGeometry,
+    envelope: Tensor,
+    n_basis: int,
+    cutoff: float,
+    softening: float,
+    products: bool,
+) -> RadialFunctions:
+    """Radial functions of the distances of pairs.
+
+    Args:
+        found: The geometry.
+        envelope: Shape (1, B).
+        n_basis: Number n of functions of a distance.
+        cutoff: Cutoff in Angstrom.
+        softening: Softening length in Angstrom.
+        products: Whether there are products.
+    """
+    x = torch.cat([found.length, found.lengths])
+    sine, cosine = sines_of(x, n_basis, cutoff)
+    values = sine * (envelope / x).unsqueeze(1)
+    shift = found.lengths
+    if products:
+        shift = found.lengths - torch.sqrt(found.length * found.length + softening * softening)
+        values = torch.cat([values, values[:1] * shift.unsqueeze(1)])
+    return RadialFunctions(values, sine, cosine, shift)
+
+
+def functions_backward(
+    by: Tensor,
+    made: RadialFunctions,
+    found: PairGeometry,
+    envelope: Tensor,
+    cutoff: float,
+    softening: float,
+    products: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of `functions_of` by length (1, B), softened lengths (V, B) and envelope (1, B).
+
+    Args:
+        by: Gradient by its values, of their shape.
+        made: Its result.
+        found: Its argument.
+        envelope: As above.
+        cutoff: As above.
+        softening: As above.
+        products: As above.
+    """
+    x = torch.cat([found.length, found.lengths])
+    by_shift = found.lengths
+    if products:
+        of_products = by[x.shape[0] :]
+        by_shift = (of_products * made.values[:1]).sum(1)
+        by_first = by[:1] + (of_products * made.shift.unsqueeze(1)).sum(0, keepdim=True)
+        by = torch.cat([by_first, by[1 : x.shape[0]]])
+    multiples = torch.arange(1, by.shape[1] + 1, dtype=x.dtype, device=x.device).unsqueeze(1)
+    scale = envelope / x
+    by_scale = (by * made.sine).sum(1)
+    by_angle = (by * (made.cosine * multiples)).sum(1) * (math.pi / cutoff)
+    by_x = scale * (by_angle - by_scale / x)
+    by_envelope = (by_scale / x).sum(0, keepdim=True)
+    by_length, by_lengths = by_x[:1], by_x[1:]
+    if products:
+        slope = found.length / torch.sqrt(found.length * found.length + softening * softening)
+        by_length = by_length - by_shift.sum(0, keepdim=True) * slope
+        by_lengths = by_lengths + by_shift
+    return by_length, by_lengths, by_envelope
 
 
 def norms(x: Tensor, softening: float) -> Tensor:

@@ -15,17 +15,16 @@ in the first layer; K electron points; V softened distances: R^ne, R^en and R^ee
 for all while the points are still, none without points; n radial functions of each distance.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
 from .pair_geometry import (
     PairGeometry,
     envelope_of,
+    functions_backward,
+    functions_of,
     geometry_backward,
     geometry_of,
-    sines_of,
 )
 
 
@@ -66,63 +65,81 @@ def pairs_at_once(r: Tensor) -> int:
     return 32768 if r.is_cuda else 768
 
 
-def radial_input(f: Tensor, envelope: Tensor, n_heads: int, still: bool) -> tuple[Tensor, Tensor]:
+def radial_input(
+    f: Tensor, envelope: Tensor, n_heads: int, still: bool, products: bool
+) -> tuple[Tensor, Tensor]:
     """What the even and the odd weights of filters are multiplied with.
 
     Args:
-        f: Radial functions times the envelope, shape (1 + V, n, B).
+        f: Radial functions times the envelope, `RadialFunctions.values`, shape (F, n, B).
         envelope: Shape (1, B).
         n_heads: H; with one, all channels see all points.
         still: Whether displacements are zero, or there are none.
+        products: Whether there are products.
 
     Returns:
         (H, n_even, B) and (H, n_odd, B): functions of R^nn and R^ee, the sums of those of R^ne and
-        R^en, and the envelope for the bias; the differences of the latter.
+        R^en, products in the same order, and the envelope for the bias; the differences of R^ne and R^en.
     """
     if still:
         even = torch.cat([f.flatten(0, 1), envelope]).unsqueeze(0)
         return even, even[:, :0]
-    k = f.shape[0] // 3
-    ne, en = f[1 : 1 + k], f[1 + k : 1 + 2 * k]
+    n_kinds = 2 if products else 1
+    k = f.shape[0] // (3 * n_kinds)
+    # (n_kinds, 3, K, n, B), K points of each head, but for the nuclei.
+    kinds = f[1:].view(n_kinds, 3, k, f.shape[1], f.shape[2])
+    total, change = kinds[:, 0] + kinds[:, 1], kinds[:, 0] - kinds[:, 1]
     if n_heads == 1:
-        even = torch.cat([f[:1], f[1 + 2 * k :], ne + en]).flatten(0, 1)
-        return torch.cat([even, envelope]).unsqueeze(0), (ne - en).flatten(0, 1).unsqueeze(0)
-    bias = envelope.unsqueeze(0).expand(k, 1, -1)
-    parts = [f[:1].expand(k, -1, -1), f[1 + 2 * k :], ne + en, bias]
-    return torch.cat(parts, dim=1), ne - en
+        pairs = torch.stack([kinds[:, 2], total], dim=1).flatten(0, 3)
+        even = torch.cat([f[0], pairs, envelope])
+        return even.unsqueeze(0), change.flatten(0, 2).unsqueeze(0)
+    parts = [f[:1].expand(k, -1, -1)]
+    for kind in range(n_kinds):
+        parts += [kinds[kind, 2], total[kind]]
+    parts.append(envelope.unsqueeze(0).expand(k, 1, -1))
+    return torch.cat(parts, dim=1), torch.cat(change.unbind(0), dim=1)
 
 
 def radial_input_backward(
-    by_even: Tensor, by_odd: Tensor, n: int, still: bool
+    by_even: Tensor, by_odd: Tensor, n: int, still: bool, products: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of `radial_input` by f (1 + V, n, B) and by the envelope (1, B)."""
+    """Gradient of `radial_input` by f (F, n, B) and by the envelope (1, B)."""
     b = by_even.shape[2]
     if still:
         return by_even[0, :-1].view(-1, n, b), by_even[0, -1:]
-    if by_even.shape[0] == 1:
-        parts, change = by_even[0, :-1].view(-1, n, b), by_odd[0].view(-1, n, b)
-        both = parts[1 + change.shape[0] :]
-        ee = parts[1 : 1 + change.shape[0]]
-        return torch.cat([parts[:1], both + change, both - change, ee]), by_even[0, -1:]
-    between, ee = by_even[:, :n].sum(0, keepdim=True), by_even[:, n : 2 * n]
-    both = by_even[:, 2 * n : 3 * n]
-    return torch.cat([between, both + by_odd, both - by_odd, ee]), by_even[:, 3 * n].sum(0, True)
+    n_kinds = 2 if products else 1
+    h = by_even.shape[0]
+    # (H, n_kinds, points of a head, n, B)
+    odd = by_odd.view(h, n_kinds, -1, n, b)
+    even = by_even[:, n:-1].view(h, 2 * n_kinds, odd.shape[2], n, b)
+    found = [by_even[:, :n].sum(0, keepdim=True)]
+    for kind in range(n_kinds):
+        ee, both, change = even[:, 2 * kind], even[:, 2 * kind + 1], odd[:, kind]
+        found += [(both + change).flatten(0, 1), (both - change).flatten(0, 1), ee.flatten(0, 1)]
+    return torch.cat(found), by_even[:, -1].sum(0, keepdim=True)
 
 
 def filters_of(
-    f: Tensor, envelope: Tensor, even: Tensor, odd: Tensor, n_parts: int, still: bool
+    f: Tensor,
+    envelope: Tensor,
+    even: Tensor,
+    odd: Tensor,
+    n_parts: int,
+    still: bool,
+    products: bool,
 ) -> Tensor:
     """Filters (2, B, P, c) of both edges, or (1, B, P, c) where both have the same.
 
     Args:
-        f: As of `radial_input`, as are ``envelope`` and ``still``.
+        f: As of `radial_input`, as are ``envelope``, ``still`` and ``products``.
         envelope: Shape (1, B).
         even: Weights, shape (H, n_even, P w).
         odd: Weights, shape (H, n_odd, P w).
         n_parts: P.
         still: Whether displacements are zero, or there are none.
+        products: Whether there are products.
     """
-    f_even, f_odd = radial_input(f, envelope, even.shape[0], still)
+    f_even, f_odd = radial_input(f, envelope, even.shape[0], still, products)
     of_even = torch.bmm(f_even.transpose(1, 2), even)
     h, b = of_even.shape[0], of_even.shape[1]
     w = of_even.shape[2] // n_parts
@@ -142,13 +159,13 @@ def filters_of(
 
 
 def filters_of_backward(
-    by: Tensor, even: Tensor, odd: Tensor, n: int, still: bool
+    by: Tensor, even: Tensor, odd: Tensor, n: int, still: bool, products: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of `filters_of` by f (1 + V, n, B) and envelope (1, B), from that by filters (2, B, P, c)."""
+    """Gradient of `filters_of` by f (F, n, B) and envelope (1, B), from that by filters (2, B, P, c)."""
     both = product_of_heads(even, by[0] + by[1])
     if still:
-        return radial_input_backward(both, both, n, still)
-    return radial_input_backward(both, product_of_heads(odd, by[0] - by[1]), n, still)
+        return radial_input_backward(both, both, n, still, products)
+    return radial_input_backward(both, product_of_heads(odd, by[0] - by[1]), n, still, products)
 
 
 def product_of_heads(weights: Tensor, by: Tensor) -> Tensor:
@@ -190,7 +207,7 @@ def along(x: Tensor, direction: Tensor, out: Tensor) -> None:
 def edge_messages(
     r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, sent: Tensor,
     even: Tensor, odd: Tensor, of_head: Tensor, n_basis: int,
-    cutoff: float, softening: float, power: int, still: bool, relative: bool,
+    cutoff: float, softening: float, power: int, still: bool, relative: bool, products: bool,
 ) -> Tensor:  # fmt: skip
     """Sums of the messages of eqs. 7 and 8 over the edges of each center.
 
@@ -212,6 +229,7 @@ def edge_messages(
         still: Whether displacements are zero, or there are none.
         relative: Whether second directions count by their difference to the first; that radial functions
             do so is in the weights.
+        products: Whether there are products of radial functions with shifts, see `RadialFunctions`.
 
     Returns:
         Changes of scalars and vectors, shape (n_atoms, 4, c).
@@ -225,9 +243,8 @@ def edge_messages(
         i, j = center[start : start + step], neighbor[start : start + step]
         found = geometry_of(r[start : start + step], i, j, d, softening, even.shape[0], still)
         envelope = envelope_of(found.length, cutoff, power)[0]
-        x = torch.cat([found.length, found.lengths])
-        f = sines_of(x, n_basis, cutoff)[0].mul_((envelope / x).unsqueeze(1))
-        filters = filters_of(f, envelope, even, odd, n_parts, still)
+        f = functions_of(found, envelope, n_basis, cutoff, softening, products).values
+        filters = filters_of(f, envelope, even, odd, n_parts, still, products)
         targets, sources = torch.cat([i, j]), torch.cat([j, i])
         of_j = sent.index_select(0, sources).view(2, -1, n_sent, c)
         message = torch.empty([2, i.shape[0], 4, c], dtype=sent.dtype, device=sent.device)
@@ -250,7 +267,7 @@ def edge_messages(
 def edge_messages_backward(  # noqa: D417
     by_received: Tensor, r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, sent: Tensor,
     even: Tensor, odd: Tensor, of_head: Tensor, n_basis: int,
-    cutoff: float, softening: float, power: int, still: bool, relative: bool,
+    cutoff: float, softening: float, power: int, still: bool, relative: bool, products: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradient of `edge_messages` by r, d and what is sent.
 
@@ -265,16 +282,13 @@ def edge_messages_backward(  # noqa: D417
     n_scaled = min(d.shape[1], 1) + 2
     n_parts = n_scaled + (n_sent - n_scaled) // 3
     by_r, by_d, by_sent = torch.zeros_like(r), torch.zeros_like(d), torch.zeros_like(sent)
-    multiples = torch.arange(1, n_basis + 1, dtype=r.dtype, device=r.device).unsqueeze(1)
     step = pairs_at_once(r)
     for start in range(0, r.shape[0], step):
         i, j = center[start : start + step], neighbor[start : start + step]
         found = geometry_of(r[start : start + step], i, j, d, softening, even.shape[0], still)
         envelope, slope = envelope_of(found.length, cutoff, power)
-        x = torch.cat([found.length, found.lengths])
-        sine, cosine = sines_of(x, n_basis, cutoff)
-        scale = envelope / x
-        filters = filters_of(sine * scale.unsqueeze(1), envelope, even, odd, n_parts, still)
+        made = functions_of(found, envelope, n_basis, cutoff, softening, products)
+        filters = filters_of(made.values, envelope, even, odd, n_parts, still, products)
         targets, sources = torch.cat([i, j]), torch.cat([j, i])
         of_j = sent.index_select(0, sources).view(2, -1, n_sent, c)
         g = by_received.index_select(0, targets).view(2, -1, 4, c)
@@ -307,14 +321,13 @@ def edge_messages_backward(  # noqa: D417
             along(of_j[:, :, n_scaled:], by_pull, by_filters[:, :, n_scaled])
             torch.mul(by_pull, filters[:, :, n_scaled:], out=by_of_j[:, :, n_scaled:])
         by_sent.index_add_(0, sources, by_of_j.view(-1, n_sent, c))
-        by_f, by_envelope = filters_of_backward(by_filters, even, odd, n_basis, still)
-        by_scale = (by_f * sine).sum(1)
-        by_angle = (by_f * cosine.mul_(multiples)).sum(1) * (math.pi / cutoff)
-        by_x = scale * (by_angle - by_scale / x)
-        by_envelope = by_envelope + (by_scale / x).sum(0, keepdim=True)
-        by_length = by_x[:1] + by_envelope * slope
+        by_f, by_bias = filters_of_backward(by_filters, even, odd, n_basis, still, products)
+        by_length, by_lengths, by_envelope = functions_backward(
+            by_f, made, found, envelope, cutoff, softening, products
+        )
+        by_length = by_length + (by_envelope + by_bias) * slope
         by_pair, by_i, by_j = geometry_backward(
-            found, by_length, by_unit, by_x[1:], by_second, still
+            found, by_length, by_unit, by_lengths, by_second, still
         )
         by_r[start : start + step] = by_pair.t()
         if not still:

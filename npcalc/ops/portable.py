@@ -72,20 +72,21 @@ class PortablePaiNNLayer(nn.Module):
         dtype = layer.filter.weight.dtype
         with torch.no_grad():
             self.n_points = points_seen(layer, coupling)
-            bias, even, odd = filter_weights(layer, self.n_points, still, torch.float64)
+            bias, even, odd = filter_weights(layer, coupling, still, torch.float64)
             even = torch.cat([even, bias[:, :, None]], dim=2)
             self.weights = [self.as_sent(w).mT.contiguous().to(dtype) for w in (even, odd)]
         n_heads = even.shape[0]
         of_head = torch.eye(n_heads, dtype=dtype, device=even.device)
         self.of_head = of_head.repeat_interleave(layer.channels // n_heads, dim=1)
         envelope = coupling.envelope
-        self.settings: tuple[int, float, float, int, bool, bool] = (
+        self.settings: tuple[int, float, float, int, bool, bool, bool] = (
             layer.n_basis,
             envelope.cutoff,  # type: ignore[assignment]
             coupling.softening2**0.5,
             envelope_power(envelope),
             still or self.n_points == 0,
             layer.spec.relative,
+            layer.spec.products,
         )
 
     def as_sent(self, weights: Tensor) -> Tensor:

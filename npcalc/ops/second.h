@@ -30,7 +30,7 @@ struct SecondGradient {
 template <typename T>
 class TangentBlock : public Block<T> {
   using Block<T>::vectors, Block<T>::distances, Block<T>::inverses, Block<T>::slopes, Block<T>::functions;
-  using Block<T>::even, Block<T>::odd, Block<T>::columns_even, Block<T>::columns_odd, Block<T>::memory;
+  using Block<T>::even, Block<T>::odd, Block<T>::columns_even, Block<T>::columns_odd, Block<T>::memory, Block<T>::shifts;
 
  public:
   using Block<T>::g, Block<T>::K, Block<T>::H, Block<T>::nb, Block<T>::nd, Block<T>::wide, Block<T>::fe, Block<T>::fo;
@@ -44,6 +44,7 @@ class TangentBlock : public Block<T> {
     vectors_t = memory.take(3 * nv * LANES);
     distances_t = memory.take(nd * LANES);
     functions_t = memory.take(nd * nb * LANES);
+    shifts_t = memory.take(nd * LANES);
     even_t = memory.take(H * fe * LANES);
     odd_t = memory.take(H * fo * LANES);
     columns_even_t = memory.take(H * fe * LANES);
@@ -65,6 +66,7 @@ class TangentBlock : public Block<T> {
     }
     (Lanes<T>::of(this->envelope_slope) * Lanes<T>::of(distances_t)).to(envelope_t);
     this->arrange(functions_t, even_t, odd_t);
+    if (g.products) multiply_tangents();
     this->to_filters(even_t, odd_t, nullptr, filter_even_t, filter_odd_t);
   }
 
@@ -77,9 +79,14 @@ class TangentBlock : public Block<T> {
     this->to_functions(by_even_t, by_odd_t, columns_even_t, columns_odd_t);
     for (int h = 0; h < H; ++h) this->add_shared(h, by_shift(h), by_d);
     for (int k = 0; k < K; ++k) {
-      const int sums = this->at_sum(k), odds = this->at_odd(k);
-      const Space<T> ne = by_vector(1 + k, sums, odds, 1), en = by_vector(1 + K + k, sums, odds, -1);
-      const Space<T> ee = by_vector(1 + 2 * K + k, this->at_ee(k), 0, 0);
+      const auto of = [&](int q, T sign) {
+        Slopes by{};
+        const bool both = sign == 0;
+        by_functions(q, both ? this->at_ee(k) : this->at_sum(k), this->at_odd(k), sign, by);
+        if (g.products) by_products(both ? this->at_ee(k, true) : this->at_sum(k, true), this->at_odd(k, true), sign, by);
+        return by_vector(q, by);
+      };
+      const Space<T> ne = of(1 + k, 1), en = of(1 + K + k, -1), ee = of(1 + 2 * K + k, 0);
       this->add_by_points(k, ne + ee, en + ee, by_d);
     }
   }
@@ -113,27 +120,60 @@ class TangentBlock : public Block<T> {
     }
   }
 
-  // Derivative by the vector of distance q, from those by its functions, even + sign * odd, and their tangents.
-  Space<T> by_vector(int q, int evens, int odds, T sign) {
+  void multiply_tangents() {
+    const Lanes<T> soft = Lanes<T>::of(this->soft_slope) * Lanes<T>::of(distances_t);
+    for (int q = 1; q < nd; ++q) (Lanes<T>::of(distances_t + q * LANES) - soft).to(shifts_t + q * LANES);
+    this->multiply(functions_t, shifts, even_t, odd_t);
+    this->multiply(functions, shifts_t, even_t, odd_t, true);
+  }
+
+  // Derivatives by a distance, and by its tangent.
+  struct Slopes {
     Lanes<T> by_distance, by_rate;
+  };
+
+  // Derivatives by functions, even + sign * odd, and by their tangents.
+  void columns(int evens, int odds, T sign, Lanes<T>& value, Lanes<T>& tangent) const {
+    value = Lanes<T>::of(columns_even + evens);
+    tangent = Lanes<T>::of(columns_even_t + evens);
+    if (sign == 0) return;
+    value += sign * Lanes<T>::of(columns_odd + odds);
+    tangent += sign * Lanes<T>::of(columns_odd_t + odds);
+  }
+
+  // Adds what comes from functions of distance q.
+  void by_functions(int q, int evens, int odds, T sign, Slopes& by) const {
     const Lanes<T> inverse = Lanes<T>::of(inverses + q * LANES), rate = Lanes<T>::of(distances_t + q * LANES);
+    Lanes<T> value, tangent;
     for (int n = 0; n < nb; ++n) {
       const T w = T(M_PI) / g.cutoff * (n + 1);
       const int x = n * LANES, f = (q * nb + n) * LANES;
-      Lanes<T> value = Lanes<T>::of(columns_even + evens + x), tangent = Lanes<T>::of(columns_even_t + evens + x);
-      if (sign != 0) {
-        value += sign * Lanes<T>::of(columns_odd + odds + x);
-        tangent += sign * Lanes<T>::of(columns_odd_t + odds + x);
-      }
+      columns(evens + x, odds + x, sign, value, tangent);
       // D b = sin(w D), so D b'' = -w^2 sin(w D) - 2 b'.
       const Lanes<T> slope = Lanes<T>::of(slopes + f);
       const Lanes<T> curvature = -w * w * Lanes<T>::of(functions + f) - T(2) * slope * inverse;
-      by_distance += value * slope + tangent * curvature * rate;
-      by_rate += tangent * slope;
+      by.by_distance += value * slope + tangent * curvature * rate;
+      by.by_rate += tangent * slope;
     }
+  }
+
+  // Adds what comes from functions of the nuclei times the shift of a distance.
+  void by_products(int evens, int odds, T sign, Slopes& by) const {
+    Lanes<T> value, tangent;
+    for (int x = 0; x < nb * LANES; x += LANES) {
+      columns(evens + x, odds + x, sign, value, tangent);
+      const Lanes<T> f = Lanes<T>::of(functions + x);
+      by.by_distance += value * f + tangent * Lanes<T>::of(functions_t + x);
+      by.by_rate += tangent * f;
+    }
+  }
+
+  // Derivative by the vector of distance q.
+  Space<T> by_vector(int q, const Slopes& by) {
+    const Lanes<T> inverse = Lanes<T>::of(inverses + q * LANES), rate = Lanes<T>::of(distances_t + q * LANES);
     const Space<T> direction = inverse * Space<T>::of(this->vector(q));
     const Space<T> turning = inverse * (Space<T>::of(vector_t(q)) - rate * direction);
-    return by_distance * direction + by_rate * turning;
+    return by.by_distance * direction + by.by_rate * turning;
   }
 
   // Derivative by the vector between the mean electron points, from those by its direction n = m / L and the
@@ -149,7 +189,7 @@ class TangentBlock : public Block<T> {
     return inverse * straight + inverse * inverse * turning;
   }
 
-  T *vectors_t, *distances_t, *functions_t, *even_t, *odd_t, *columns_even_t, *columns_odd_t;
+  T *vectors_t, *distances_t, *functions_t, *shifts_t, *even_t, *odd_t, *columns_even_t, *columns_odd_t;
 };
 
 // Takes S of pair l apart: derivatives by `by`, features, filters and mean directions.

@@ -42,11 +42,15 @@ def write(tmp_path, raw):
         (lambda c: c["model"].update(charges="formal"), "needs formal_charges"),
         (
             lambda c: c["model"].update(coupling="paired_heads", n_points=3),
-            "needs host.channels that are a multiple of that, got 16",
+            "need host.channels that are a multiple of that, got 16",
         ),
         (
             lambda c: c["model"].update(coupling="paired_heads", n_points=2, host={"name": "egnn"}),
             "host 'egnn' does not know coupling: paired_heads: take paired_geometry",
+        ),
+        (
+            lambda c: c["model"].update(coupling="paired_products", host={"name": "egnn"}),
+            "host 'egnn' does not know coupling: paired_products: take paired_geometry",
         ),
         (
             lambda c: (

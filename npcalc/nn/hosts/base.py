@@ -18,12 +18,14 @@ class HostConfig(BaseModel):
         name: Name of the host in configuration files.
         learning_rate: Of training where its configuration gives none.
         knows_relative: Whether the host makes use of `PointSpec.counted` and `PointSpec.of_layer`.
+        knows_products: Whether the host has its radial functions from `PointSpec.functions`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: ClassVar[float] = 1e-3
     knows_relative: ClassVar[bool] = False
+    knows_products: ClassVar[bool] = False
 
     name: str
 
@@ -53,6 +55,18 @@ class HostConfig(BaseModel):
                 f"the host use PointSpec.of_layer and PointSpec.counted and set knows_relative"
             )
 
+    def check_products(self) -> None:
+        """Refuses hosts that would not see shifts.
+
+        Raises:
+            ValueError: The host does not know `PointSpec.functions`.
+        """
+        if not self.knows_products:
+            raise ValueError(
+                f"host {self.name!r} does not know coupling: paired_products: take paired_geometry, or let "
+                f"the host use PointSpec.of_layer and PointSpec.functions and set knows_products"
+            )
+
 
 def check_parts(channels: int, n_heads: int) -> None:
     """Refuses channels that cannot be parted.
@@ -66,8 +80,8 @@ def check_parts(channels: int, n_heads: int) -> None:
     """
     if channels % n_heads:
         raise ValueError(
-            f"paired_heads with {n_heads} electron points needs host.channels that are a multiple of "
-            f"that, got {channels}"
+            f"paired_heads and paired_products with {n_heads} electron points need host.channels that are a "
+            f"multiple of that, got {channels}"
         )
 
 
@@ -83,6 +97,8 @@ class EdgeGeometry(NamedTuple):
         direction: Vectors of length <= 1 from center to neighbor, shape (n_edges, n_directions, 3).
         still: Whether all displacements are zero, so that all distances after the first are equal;
             a host may make use of it.
+        shift: With `PointSpec.products`, by how much distances after the first are longer than that of the
+            nuclei, in units of the coupling, shape (n_edges, n_distances - 1).
     """
 
     center: Tensor
@@ -91,6 +107,7 @@ class EdgeGeometry(NamedTuple):
     distance: Tensor
     direction: Tensor
     still: bool = False
+    shift: Tensor | None = None
 
 
 class PointSpec(NamedTuple):
@@ -105,10 +122,11 @@ class PointSpec(NamedTuple):
         n_heads: Equal parts of the channels. With K of them, edges have the distances of `PairedHeads`, nn,
             ne of each head, en of each and ee of each, and directions nn and ee of each; part k of the
             channels uses nn and those of head k.
-        bare_layers: First layers, and the embedding before them, whose edges have one distance and one
-            direction; see `of_layer`.
+        still_layers: First layers, and the embedding before them, in which all points are at rest; see
+            `of_layer`.
         relative: Whether what belongs to distances and directions after the first counts by its difference
             to that of the first, see `counted`.
+        products: Whether edges have shifts, see `functions`.
     """
 
     n_types: int
@@ -117,13 +135,19 @@ class PointSpec(NamedTuple):
     cutoff: float
     n_neighbors: float
     n_heads: int = 1
-    bare_layers: int = 0
+    still_layers: int = 0
     relative: bool = False
+    products: bool = False
 
     def of_layer(self, index: int) -> "PointSpec":
-        """What a layer has to be built for; the embedding as the first one."""
-        if index >= self.bare_layers:
+        """What a layer has to be built for; the embedding as the first one.
+
+        While points are at rest there are no products, and with ``relative`` one distance and one direction.
+        """
+        if index >= self.still_layers:
             return self
+        if not self.relative:
+            return self._replace(products=False)
         return self._replace(n_distances=1, n_directions=1)
 
     def counted(self, values: Tensor) -> Tensor:
@@ -140,10 +164,31 @@ class PointSpec(NamedTuple):
         first = values[:, :1]
         return torch.cat([first, values[:, 1:] - first], dim=1)
 
+    def functions(self, basis: nn.Module, geometry: EdgeGeometry) -> Tensor:
+        """Radial functions of edges: those of each distance, `counted`, and products with shifts.
+
+        Args:
+            basis: Radial functions b, (...) to (..., n_basis).
+            geometry: Geometry of the edges.
+
+        Returns:
+            Shape (n_edges, n_distances, n_basis); with ``products``, behind them those of the first distance
+            times each shift.
+        """
+        found = self.counted(basis(geometry.distance))
+        if not self.products or geometry.shift is None:
+            return found
+        return torch.cat([found, found[:, :1] * geometry.shift[:, :, None]], dim=1)
+
     @property
     def seen_distances(self) -> int:
         """Distances of an edge that a channel sees."""
         return 4 if self.n_heads > 1 else self.n_distances
+
+    @property
+    def seen_functions(self) -> int:
+        """Sets of radial functions of an edge that a channel sees: of distances, and products."""
+        return self.seen_distances + (self.seen_distances - 1 if self.products else 0)
 
     @property
     def seen_directions(self) -> int:

@@ -33,6 +33,7 @@ class ETConfig(HostConfig):
 
     learning_rate: ClassVar[float] = 2e-3
     knows_relative: ClassVar[bool] = True
+    knows_products: ClassVar[bool] = True
 
     name: Literal["et"] = "et"
     channels: int = Field(128, ge=2)
@@ -77,15 +78,15 @@ class ETLayer(ScalarVectorLayer):
         self.n_directions = spec.seen_directions
         n_parts = 2 + self.n_directions
         self.n_parts = n_parts
-        n_radial = spec.seen_distances * config.n_basis
+        n_radial = spec.seen_functions * config.n_basis
         self.basis = ExpNormalBasis(config.n_basis, spec.cutoff)
         # Radial functions of a point's distance to itself.
         self.spec = spec
-        itself = self.spec.counted(
-            self.basis(torch.zeros(1, spec.seen_distances, dtype=torch.float64))
-        )
+        zero = torch.zeros(1, spec.seen_distances, dtype=torch.float64)
+        itself = spec.counted(self.basis(zero)).flatten()
+        itself = F.pad(itself, (0, n_radial - len(itself)))  # its shifts are zero
         self.itself: Tensor
-        self.register_buffer("itself", itself.flatten(), persistent=False)
+        self.register_buffer("itself", itself, persistent=False)
         self.norm = nn.LayerNorm(c)
         self.query = nn.Linear(c, c)
         self.key = nn.Linear(c, c)
@@ -108,7 +109,7 @@ class ETLayer(ScalarVectorLayer):
         q, k, values = self.query(normed), self.key(normed), self.value(normed)
 
         envelope = geometry.envelope[:, None]
-        radial = self.spec.counted(self.basis(geometry.distance)) * envelope[..., None]
+        radial = self.spec.functions(self.basis, geometry) * envelope[..., None]
         geometry = geometry._replace(direction=self.spec.counted(geometry.direction))
         key_filters, value_filters = (
             F.silu(head_linear(linear, radial, self.point_heads, c))

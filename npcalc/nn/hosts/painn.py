@@ -3,7 +3,8 @@
 Equation numbers refer to arXiv:2102.03150. With one distance and one direction the equations are
 the published ones; further distances widen the radial filter and further directions add one more
 ``W_vs`` term each to eq. 8. With heads each part of the channels has filters of its own distances, four
-for each head, and two ``W_vs`` terms, the second with its own direction.
+for each head, and two ``W_vs`` terms, the second with its own direction. Filters of moved points may see
+products of radial functions and shifts besides, see `PointSpec.functions`.
 """
 
 from typing import ClassVar, Literal
@@ -40,6 +41,7 @@ class PaiNNConfig(HostConfig):
 
     learning_rate: ClassVar[float] = 3e-3
     knows_relative: ClassVar[bool] = True
+    knows_products: ClassVar[bool] = True
 
     name: Literal["painn"] = "painn"
     channels: int = Field(64, ge=1)
@@ -52,7 +54,9 @@ class PaiNNConfig(HostConfig):
     def check_heads(self, n_heads: int) -> None:
         check_parts(self.channels, n_heads)
         if self.filter_rank is not None:
-            raise ValueError("host.filter_rank is not for paired_heads, whose filters are small")
+            raise ValueError(
+                "host.filter_rank is not for paired_heads and paired_products, whose filters are small"
+            )
 
 
 class PaiNNLayer(ScalarVectorLayer):
@@ -78,7 +82,7 @@ class PaiNNLayer(ScalarVectorLayer):
         self.epsilon = config.epsilon
         n_parts = 2 + self.n_directions
         self.phi = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, n_parts * c))
-        n_radial = spec.seen_distances * config.n_basis
+        n_radial = spec.seen_functions * config.n_basis
         self.first: nn.Linear | None = None
         if config.filter_rank is not None:
             self.first = nn.Linear(n_radial, config.filter_rank, bias=False)
@@ -109,12 +113,12 @@ class PaiNNLayer(ScalarVectorLayer):
         """Filters (n_edges, parts c) of eqs. 7 and 8, envelope included."""
         distance, weight = geometry.distance, (self.first or self.filter).weight
         if self.n_heads > 1 and not geometry.still:
-            functions, weight = self.basis(distance), self.parts(weight, 0)
+            functions, weight = self.spec.functions(self.basis, geometry), self.parts(weight, 0)
             filters = head_product(functions, weight, self.n_heads, self.channels)
             return (filters + self.parts(self.filter.bias, 0)) * geometry.envelope[:, None]
         if geometry.still and distance.shape[1] > 2:
-            distance, weight = distance[:, :2], self.fold_still(weight)
-        functions = self.spec.counted(self.basis(distance)).flatten(1)  # (E, K n_basis)
+            geometry, weight = geometry._replace(distance=distance[:, :2]), self.fold_still(weight)
+        functions = self.spec.functions(self.basis, geometry).flatten(1)  # (E, K n_basis)
         if self.first is not None:
             functions = functions @ weight.T
             weight = self.filter.weight
