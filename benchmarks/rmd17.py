@@ -11,13 +11,14 @@ and all rows as CSV.
 
 Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or ``moving-`` with ``nodes`` (paired nodes,
 all pairs), ``same`` (paired nodes, pairs of the same kind), ``geometry`` (paired geometry), ``shifts`` (paired shifts, which
-at rest are the host) or ``heads`` (paired heads), and the number of electron points, ``moving-heads-4``; ``-r32`` behind it,
+at rest are the host), ``heads`` (paired heads) or ``products`` (paired products, at rest heads), and the number of electron points, ``moving-heads-4``; ``-r32`` behind it,
 for painn, filters of rank 32; ``-d1.0`` behind that, displacements up to 1 A instead of 0.5 A. ``host-params`` has as many parameters as the form given by ``--like``.
 Rows of ``head_shifts``, paired heads by differences, are of a coupling that was tried and is not in the package.
 """
 
 import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -46,7 +47,8 @@ on one thread with nothing else running, where the case has been measured.
 
 ## What each form gains
 
-Mean relative reduction over the molecules (and the seeds) that both have.
+Mean relative reduction over the molecules (and the seeds) that both have. The number behind +- is its standard error
+by the scatter of pairs of runs of the molecules that have several, where there are three or more such pairs beyond the first.
 """
 
 
@@ -64,7 +66,7 @@ def model_of(host: str, form: str, channels: int | None = None) -> dict:
         section["filter_rank"] = int(rest.pop()[1:])
     coupling, points = rest[0], int(rest[1]) if len(rest) > 1 else 1
     model |= {"polarization": kind, "n_points": points}
-    if coupling in ("geometry", "shifts", "heads"):
+    if coupling in ("geometry", "shifts", "heads", "products"):
         return {**model, "coupling": f"paired_{coupling}"}
     return {**model, "coupling": "paired_nodes", "pairs": "same" if coupling == "same" else "all"}
 
@@ -168,9 +170,28 @@ def time_ratio(times: dict, host: str, form: str, base: str) -> str:
     return f"x {statistics.mean(ratios):.2f}" if ratios else "-"
 
 
+def standard_error(ratios: list[list[float]]) -> float | None:
+    """Standard error of the mean over molecules of the means over seeds, for other seeds of the same molecules.
+
+    Pairs of runs are taken to scatter equally on all molecules, as those do that have several.
+
+    Args:
+        ratios: For each molecule those of its pairs of runs.
+
+    Returns:
+        The error, or nothing where there are fewer than three pairs beyond the first of each molecule.
+    """
+    several = [values for values in ratios if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    if freedom < 3:
+        return None
+    variance = sum((len(values) - 1) * statistics.variance(values) for values in several) / freedom
+    return math.sqrt(variance * sum(1 / len(values) for values in ratios)) / len(ratios)
+
+
 def reductions(rows: list[dict]) -> list[str]:
     """Markdown lines of the mean relative reduction of each form against each of its baselines."""
-    groups: dict[tuple, dict[str, dict]] = {}
+    groups: dict[tuple, dict[tuple, dict]] = {}
     for row in rows:
         groups.setdefault((row["host"], row["form"]), {})[row["molecule"], row["seed"]] = row
     lines = [
@@ -194,9 +215,11 @@ def reductions(rows: list[dict]) -> list[str]:
             forces, energy = (statistics.mean(column) for column in zip(*means, strict=True))
             lower = sum(m[0] < 1 for m in means)
             pairs = sum(len(seeds) for seeds in gain.values())
+            error = standard_error([[ratio for ratio, _ in seeds] for seeds in gain.values()])
+            chance = "" if error is None else f" +- {100 * error:.1f}"
             lines.append(
                 f"| {host} | {form} | {base} | {len(gain)} | {pairs} | {lower} "
-                f"| {100 * (1 - forces):.1f} % | {100 * (1 - energy):.1f} % "
+                f"| {100 * (1 - forces):.1f}{chance} % | {100 * (1 - energy):.1f} % "
                 f"| {time_ratio(times, host, form, base)} |"
             )
     return lines
