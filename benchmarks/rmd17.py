@@ -151,6 +151,9 @@ def baselines(form: str) -> list[str]:
         return ["host"] if form != "host" else []
     found = ["host", "host-params", "host-96", "host-128"]
     found += [form.replace(kind, "geometry") for kind in ("heads", "shifts") if kind in form]
+    if "products" in form:
+        form = form.replace("products", "heads")  # which they are at rest
+        found.append(form)
     return [*found, form.replace("moving", "static")] if form.startswith("moving") else found
 
 

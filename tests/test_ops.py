@@ -80,7 +80,7 @@ def test_operator_equals_network(name):
         assert_same(evaluate(graph), potential.evaluate(graph))
 
 
-@pytest.mark.parametrize("name", ["three", "heads"])
+@pytest.mark.parametrize("name", ["three", "heads", "products"])
 def test_edges_in_any_order_with_and_without_a_partner(name):
     potential = make(name)
     evaluate = fused(potential)
@@ -175,7 +175,7 @@ def test_gradients_of_training_equal_those_of_the_network(name):
         assert_same(weight_gradients(fast, graph, differentiate=False), expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["three", "nequip"])
+@pytest.mark.parametrize("name", ["three", "products", "nequip"])
 def test_gradients_of_training_on_two_threads(name):
     potential = make(name)
     part = trainable(potential, True)
@@ -241,7 +241,7 @@ def test_tensors_of_any_strides():
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", ["three", "heads", "nequip"])
+@pytest.mark.parametrize("name", ["three", "heads", "products", "nequip"])
 def test_threads_agree(name):
     potential = make(name)
     evaluate = fused(potential)

@@ -94,8 +94,8 @@ class PolarizedModel(nn.Module):
         self.updates = nn.ModuleList(updates)
         moved = [isinstance(update, Displacement) for update in updates]
         self.still = [
-            # Layers that were built for bare edges, and no others, get them.
-            index < spec.still_layers if spec.relative else not any(moved[:index])
+            # Layers that were built for less while points rest, and no others, get it.
+            index < spec.still_layers if spec.relative or spec.products else not any(moved[:index])
             for index in range(len(moved))
         ]
         self.has_exchange = self.coupling.n_kinds > 1
@@ -282,7 +282,7 @@ GEOMETRIES = {
     "paired_shifts": PairedShifts,
     "paired_heads": PairedHeads,
 }
-"""Couplings whose hosts have one point for each atom."""
+"""Couplings whose hosts have one point for each atom, but for `PairedProducts`."""
 
 
 def make_coupling(config: ModelConfig) -> Coupling:
@@ -293,5 +293,5 @@ def make_coupling(config: ModelConfig) -> Coupling:
     if config.coupling == "paired_nodes":
         return PairedNodes(config.n_points, config.softening, envelope, config.pairs == "all")
     if config.coupling == "paired_products":
-        return PairedProducts(config.n_points, config.softening, envelope, config.d_max)
+        return PairedProducts(config.n_points, config.softening, envelope, unit=config.d_max)
     return GEOMETRIES[config.coupling](config.n_points, config.softening, envelope)

@@ -12,7 +12,7 @@ def head_product(functions: Tensor, weight: Tensor, n_heads: int, channels: int)
     Args:
         functions: Radial functions of all distances and products with shifts, see `PointSpec.functions`,
             shape (n_edges, n, n_basis).
-        weight: Weights (n_parts * channels, n_seen * n_basis), of a channel for the distances that it sees.
+        weight: Weights (n_parts * channels, n_seen * n_basis), of a channel for the functions that it sees.
         n_heads: Number of heads; with one, all channels see all distances.
         channels: Channels of each part.
 

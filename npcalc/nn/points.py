@@ -209,24 +209,24 @@ class PairedHeads(PairedGeometry):
 class PairedProducts(PairedHeads):
     """As `PairedHeads`, and filters also see products of radial functions of the nuclei and shifts.
 
-    With D^nn the softened length of R^nn and b its radial functions these are b (D^ne - D^nn),
-    b (D^en - D^nn) and b (D^ee - D^nn), the shifts divided by d_max. A linear filter of single
-    distances is a sum f(D^nn) + g(D^ne) + ..., in which what a moved point does at one distance of the
-    nuclei and at another is the slope of one smooth function; with products it is free at each. While
-    points rest products are zero.
+    With b the radial functions of |R^nn| and D^nn its softened length these are b (D^ne - D^nn),
+    b (D^en - D^nn) and b (D^ee - D^nn), the shifts divided by a unit. A linear filter of single
+    distances is a sum f(|R^nn|) + g(D^ne) + ..., in which what a small displacement does at a distance
+    of the nuclei is the slope of g there, and what a larger one does follows from it; products give
+    the slope a function of its own. While points rest products are zero.
 
     Args:
         n_points: Electron points of an atom.
         softening: Softening length eps in Angstrom.
         envelope: Smooth cutoff.
-        d_max: Bound of displacements in Angstrom, the unit of shifts.
+        unit: Unit of shifts in Angstrom.
     """
 
     products = True
 
-    def __init__(self, n_points: int, softening: float, envelope: nn.Module, d_max: float) -> None:
+    def __init__(self, n_points: int, softening: float, envelope: nn.Module, unit: float) -> None:
         super().__init__(n_points, softening, envelope)
-        self.shift_unit = d_max
+        self.shift_unit = unit
 
 
 class PairedNodes(Coupling):

@@ -80,7 +80,7 @@ struct Arguments {
         heads(heads), still(still), relative(relative), products(products) {
     TORCH_CHECK(heads == 1 || (heads > 1 && heads == d.size(1) && !still), "pair_messages: ", heads, " heads of ", d.size(1),
                 " points that ", still ? "rest" : "move");
-    TORCH_CHECK(!products || !still || d.size(1) == 0, "pair_messages: products with shifts of points that rest");
+    TORCH_CHECK(!products || !still, "pair_messages: products with shifts of points that rest");
     TORCH_CHECK(v.size(2) % 16 == 0 && v.size(2) % (4 * heads) == 0, "pair_messages: channels must be a multiple of 16, "
                 "those of a head of 4, got ", v.size(2), " for ", heads, " heads");
     const int64_t columns = (d.size(1) ? 4 : 3) * v.size(2);
@@ -114,6 +114,9 @@ struct Arguments {
     g.odd = odd.const_data_ptr<T>();
     g.even_back = even_back.const_data_ptr<T>();
     g.odd_back = odd_back.const_data_ptr<T>();
+    const int64_t n_even = g.n_even() * n_basis, n_odd = g.n_odd() * n_basis;
+    TORCH_CHECK(even.size(2) == n_even && odd.size(2) == n_odd, "pair_messages: even and odd weights have ", even.size(2),
+                " and ", odd.size(2), " rows, expected ", n_even, " and ", n_odd);
     return g;
   }
 

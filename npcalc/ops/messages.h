@@ -15,8 +15,8 @@
 // own ne, en and ee, and its second direction is that of its own ee instead of the mean one. Where geometry is
 // relative, messages see by how much the second direction differs from the first; that functions do too is in the weights.
 //
-// With products there are as many functions again: those of the nuclei times the shift of each displaced pair, its
-// softened length less that of the vector between the nuclei.
+// With products there are further functions: those of the nuclei times the shift of each displaced pair, its softened
+// length less that of the vector between the nuclei.
 #pragma once
 
 #include <array>
@@ -42,7 +42,7 @@ struct Problem {
   const int64_t *center, *neighbor, *reverse;
   const T *bias, *even, *odd, *even_back, *odd_back;
 
-  // Distances of the even and odd filters of a head.
+  // Sets of radial functions of the even and odd filters of a head.
   int n_even() const { return points == 0 ? 1 : still ? 2 : 1 + (products ? 4 : 2) * seen(); }
   int n_odd() const { return still ? 0 : (products ? 2 : 1) * seen(); }
   int seen() const { return heads > 1 ? 1 : points; }
@@ -169,14 +169,14 @@ class Block {
       Lanes<T> by_ne = slope_of(1 + k, x, y, 1), by_en = slope_of(1 + K + k, x, y, -1);
       Lanes<T> by_ee = slope_of(1 + 2 * K + k, columns_even + at_ee(k));
       if (g.products) {
-        const Lanes<T> ee = rise(functions, columns_even + at_ee(k, true));
-        const Lanes<T> sum = rise(functions, columns_even + at_sum(k, true));
-        const Lanes<T> odd = rise(functions, columns_odd + at_odd(k, true));
-        by_ne += sum + odd;
-        by_en += sum - odd;
-        by_ee += ee;
-        const Lanes<T> by_soft = T(2) * sum + ee;
-        by_r += (slope_of_products(k) - Lanes<T>::of(soft_slope) * by_soft) * Space<T>::of(unit[0]);
+        const Lanes<T> by_own = times(functions, columns_even + at_ee(k, true));
+        const Lanes<T> by_sum = times(functions, columns_even + at_sum(k, true));
+        const Lanes<T> by_difference = times(functions, columns_odd + at_odd(k, true));
+        by_ne += by_sum + by_difference;
+        by_en += by_sum - by_difference;
+        by_ee += by_own;
+        const Lanes<T> by_shifts = T(2) * by_sum + by_own;
+        by_r += (slope_of_products(k) - Lanes<T>::of(soft_slope) * by_shifts) * Space<T>::of(unit[0]);
       }
       const Space<T> ne = along(1 + k, by_ne), en = along(1 + K + k, by_en), ee = along(1 + 2 * K + k, by_ee);
       by_r += ne + en + ee;
@@ -398,8 +398,8 @@ class Block {
     return slope;
   }
 
-  // Sum of functions, or of slopes, of the nuclei times derivatives.
-  Lanes<T> rise(const T* f, const T* by) const {
+  // Sum of functions, or of slopes, of the nuclei times derivatives by products.
+  Lanes<T> times(const T* f, const T* by) const {
     Lanes<T> sum;
     for (int x = 0; x < nb * LANES; x += LANES) sum += Lanes<T>::of(f + x) * Lanes<T>::of(by + x);
     return sum;
@@ -408,8 +408,9 @@ class Block {
   // Derivative by the distance of the nuclei from those by the products of point k, for constant shifts.
   Lanes<T> slope_of_products(int k) const {
     const std::array<Lanes<T>, 3> factor = factors(shifts, k);
-    return factor[0] * rise(slopes, columns_even + at_ee(k, true)) + factor[1] * rise(slopes, columns_even + at_sum(k, true)) +
-           factor[2] * rise(slopes, columns_odd + at_odd(k, true));
+    return factor[0] * times(slopes, columns_even + at_ee(k, true)) +
+           factor[1] * times(slopes, columns_even + at_sum(k, true)) +
+           factor[2] * times(slopes, columns_odd + at_odd(k, true));
   }
 
   // Derivative by the vector of distance q.

@@ -63,10 +63,10 @@ def filter_weights(
         nuclei, ne, en, ee, *products = distances.split([1, *[seen] * n_kinds], 1)
         if layer.spec.relative:
             # w (f - f_nn) of a distance is w f, and -w is the nuclei's.
-            nuclei = nuclei - distances[:, 1:].sum(1, keepdim=True)
+            nuclei = nuclei - torch.cat([ne, en, ee], 1).sum(1, keepdim=True)
         even_kinds, odd_kinds = [nuclei, ee, 0.5 * (ne + en)], [0.5 * (ne - en)]
         if products:
-            ne, en, ee = (weight / coupling.shift_unit for weight in products)
+            ne, en, ee = (kind / coupling.shift_unit for kind in products)
             even_kinds += [ee, 0.5 * (ne + en)]
             odd_kinds += [0.5 * (ne - en)]
         even, odd = (torch.cat(kinds, 1).flatten(1) for kinds in (even_kinds, odd_kinds))

@@ -135,7 +135,7 @@ def functions_of(
     x = torch.cat([found.length, found.lengths])
     sine, cosine = sines_of(x, n_basis, cutoff)
     values = sine * (envelope / x).unsqueeze(1)
-    shift = found.lengths
+    shift = found.lengths  # not read without products
     if products:
         shift = found.lengths - torch.sqrt(found.length * found.length + softening * softening)
         values = torch.cat([values, values[:1] * shift.unsqueeze(1)])
@@ -155,7 +155,7 @@ def functions_backward(
 
     Args:
         by: Gradient by its values, of their shape.
-        made: Its result.
+        made: Its result, of which the cosines are written over.
         found: Its argument.
         envelope: As above.
         cutoff: As above.
@@ -163,7 +163,7 @@ def functions_backward(
         products: As above.
     """
     x = torch.cat([found.length, found.lengths])
-    by_shift = found.lengths
+    by_shift = found.lengths  # not read without products
     if products:
         of_products = by[x.shape[0] :]
         by_shift = (of_products * made.values[:1]).sum(1)
@@ -172,7 +172,7 @@ def functions_backward(
     multiples = torch.arange(1, by.shape[1] + 1, dtype=x.dtype, device=x.device).unsqueeze(1)
     scale = envelope / x
     by_scale = (by * made.sine).sum(1)
-    by_angle = (by * (made.cosine * multiples)).sum(1) * (math.pi / cutoff)
+    by_angle = (by * made.cosine.mul_(multiples)).sum(1) * (math.pi / cutoff)
     by_x = scale * (by_angle - by_scale / x)
     by_envelope = (by_scale / x).sum(0, keepdim=True)
     by_length, by_lengths = by_x[:1], by_x[1:]

@@ -12,7 +12,8 @@ channels: loops of torch are fast where the last axis is long.
 Equation numbers are those of arXiv:2102.03150. In shapes B are pairs, and before them 2 the edges i, j
 and j, i; c channels in H heads of w each; P parts of eqs. 7 and 8, scalars, each direction, and vectors but
 in the first layer; K electron points; V softened distances: R^ne, R^en and R^ee of each point, one
-for all while the points are still, none without points; n radial functions of each distance.
+for all while the points are still, none without points; n radial functions of each distance; F sets of
+them, those of 1 + V distances, and with products of V shifts.
 """
 
 import torch
@@ -79,7 +80,8 @@ def radial_input(
 
     Returns:
         (H, n_even, B) and (H, n_odd, B): functions of R^nn and R^ee, the sums of those of R^ne and
-        R^en, products in the same order, and the envelope for the bias; the differences of R^ne and R^en.
+        R^en, products in the same order, and the envelope for the bias; differences of R^ne and R^en, those
+        of their functions and those of their products.
     """
     if still:
         even = torch.cat([f.flatten(0, 1), envelope]).unsqueeze(0)

@@ -81,9 +81,9 @@ class TangentBlock : public Block<T> {
     for (int k = 0; k < K; ++k) {
       const auto of = [&](int q, T sign) {
         Slopes by{};
-        const bool both = sign == 0;
-        by_functions(q, both ? this->at_ee(k) : this->at_sum(k), this->at_odd(k), sign, by);
-        if (g.products) by_products(both ? this->at_ee(k, true) : this->at_sum(k, true), this->at_odd(k, true), sign, by);
+        const auto evens = [&](bool product) { return sign == 0 ? this->at_ee(k, product) : this->at_sum(k, product); };
+        by_functions(q, evens(false), this->at_odd(k), sign, by);
+        if (g.products) by_products(evens(true), this->at_odd(k, true), sign, by);
         return by_vector(q, by);
       };
       const Space<T> ne = of(1 + k, 1), en = of(1 + K + k, -1), ee = of(1 + 2 * K + k, 0);

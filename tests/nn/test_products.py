@@ -5,6 +5,7 @@ import torch
 from systems import crystal, make_config, make_graph, make_potential
 
 from npcalc.model import PolarizedModel
+from npcalc.nn.heads import head_linear
 from npcalc.nn.hosts import HostConfig
 from npcalc.potential.derivatives import edge_vectors
 
@@ -65,33 +66,43 @@ def test_products_are_of_the_shifts(arguments):
             torch.testing.assert_close(found[:, column + 3 * K], shift[:, None] * between)
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_products_are_seen_where_points_have_moved(host, arguments):
-    """Weights of products do nothing until points have moved."""
+@pytest.mark.parametrize(
+    ("host", "filters"), [("painn", "filter"), ("et", "key_filter"), ("et", "value_filter")]
+)
+def test_products_are_seen_by_the_channels_of_a_point_that_has_moved(host, filters, arguments):
     vectors, species, center, neighbor = arguments
     model = make_model(host)
     layer = model.host.layers[1]
-    filters = layer.filter if host == "painn" else layer.value_filter
-    n = layer.basis(vectors[:1, 0].abs()).shape[-1]
-    assert filters.weight.shape[1] == 7 * n
-    still = torch.zeros(len(species), K, 3, dtype=torch.float64)
-    moved = still.clone()
-    moved[:, 0] = torch.tensor([0.1, -0.2, 0.05], dtype=torch.float64)
-    types = model.coupling.point_types(species, model.n_species)
-    x = model.start(*arguments)[0] + 0.1
+    linear = getattr(layer, filters)
+    n = linear.weight.shape[1] // 7
+    d = torch.zeros(len(species), K, 3, dtype=torch.float64)
+    d[:, 1] = torch.tensor([0.1, -0.2, 0.05], dtype=torch.float64)
+    geometry = model.coupling.geometry(vectors, center, neighbor, d)
+    functions = layer.spec.functions(layer.basis, geometry)
 
-    def change(d):
-        geometry = model.coupling.geometry(vectors, center, neighbor, d)
-        with torch.no_grad():
-            before = filters.weight.clone()
-            first = layer(x, types, geometry)
-            filters.weight[:, 4 * n :] += 0.5
-            second = layer(x, types, geometry)
-            filters.weight.copy_(before)
-        return (second - first).abs().max()
+    def found():
+        parts = head_linear(linear, functions, K, layer.channels)
+        return parts.reshape(len(vectors), -1, K, layer.channels // K)
 
-    assert change(still) < 1e-12
-    assert change(moved) > 1e-3
+    with torch.no_grad():
+        before = found()
+        linear.weight[:, 4 * n :] += 0.5
+        change = (found() - before).abs().amax((0, 1, 3))
+    assert change[0] < 1e-12
+    assert change[1] > 1e-3
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_one_point(host, arguments):
+    """With one point there are no heads; its products change the energy."""
+    model = make_model(host, n_points=1)
+    layer = model.host.layers[1]
+    linear = layer.filter if host == "painn" else layer.value_filter
+    with torch.no_grad():
+        before = model(*arguments).energy
+        linear.weight[:, linear.weight.shape[1] // 7 * 4 :] *= 3.0
+        after = model(*arguments).energy
+    assert (after - before).abs().max() > 1e-7
 
 
 def test_hosts_that_do_not_know_it_are_refused():

@@ -46,11 +46,15 @@ def write(tmp_path, raw):
         ),
         (
             lambda c: c["model"].update(coupling="paired_heads", n_points=2, host={"name": "egnn"}),
-            "host 'egnn' does not know coupling: paired_heads: take paired_geometry",
+            "host 'egnn' does not know the heads of coupling: paired_heads and .*: take paired_geometry",
         ),
         (
             lambda c: c["model"].update(coupling="paired_products", host={"name": "egnn"}),
             "host 'egnn' does not know coupling: paired_products: take paired_geometry",
+        ),
+        (
+            lambda c: c["model"].update(coupling="paired_products", n_points=3),
+            "need host.channels that are a multiple of that, got 16",
         ),
         (
             lambda c: (

@@ -39,8 +39,8 @@ class HostConfig(BaseModel):
             ValueError: The host cannot have so many heads.
         """
         raise ValueError(
-            f"host {self.name!r} does not know coupling: paired_heads: take paired_geometry, or a "
-            f"host that does (painn, et)"
+            f"host {self.name!r} does not know the heads of coupling: paired_heads and paired_products: "
+            f"take paired_geometry, or a host that does (painn, et)"
         )
 
     def check_relative(self) -> None:
@@ -63,8 +63,9 @@ class HostConfig(BaseModel):
         """
         if not self.knows_products:
             raise ValueError(
-                f"host {self.name!r} does not know coupling: paired_products: take paired_geometry, or let "
-                f"the host use PointSpec.of_layer and PointSpec.functions and set knows_products"
+                f"host {self.name!r} does not know coupling: paired_products: take paired_geometry or a host "
+                f"that does (painn, et), or let the host use PointSpec.of_layer and PointSpec.functions and "
+                f"set knows_products"
             )
 
 
@@ -97,8 +98,8 @@ class EdgeGeometry(NamedTuple):
         direction: Vectors of length <= 1 from center to neighbor, shape (n_edges, n_directions, 3).
         still: Whether all displacements are zero, so that all distances after the first are equal;
             a host may make use of it.
-        shift: With `PointSpec.products`, by how much distances after the first are longer than that of the
-            nuclei, in units of the coupling, shape (n_edges, n_distances - 1).
+        shift: With `PointSpec.products`, by how much distances after the first are longer than the softened
+            one of the nuclei, in units of the coupling, shape (n_edges, n_distances - 1).
     """
 
     center: Tensor
@@ -146,9 +147,8 @@ class PointSpec(NamedTuple):
         """
         if index >= self.still_layers:
             return self
-        if not self.relative:
-            return self._replace(products=False)
-        return self._replace(n_distances=1, n_directions=1)
+        resting = self._replace(products=False)
+        return resting._replace(n_distances=1, n_directions=1) if self.relative else resting
 
     def counted(self, values: Tensor) -> Tensor:
         """What is to be used of a function of the distances, or of one of the directions.
@@ -176,8 +176,9 @@ class PointSpec(NamedTuple):
             times each shift.
         """
         found = self.counted(basis(geometry.distance))
-        if not self.products or geometry.shift is None:
+        if not self.products:
             return found
+        assert geometry.shift is not None
         return torch.cat([found, found[:, :1] * geometry.shift[:, :, None]], dim=1)
 
     @property

@@ -54,8 +54,8 @@ class ETConfig(HostConfig):
         check_parts(self.channels, n_heads)
         if self.n_heads % n_heads:
             raise ValueError(
-                f"paired_heads with {n_heads} electron points needs host.n_heads that are a multiple "
-                f"of that, got {self.n_heads}: a head of the attention sees one of the points"
+                f"paired_heads and paired_products with {n_heads} electron points need host.n_heads that are "
+                f"a multiple of that, got {self.n_heads}: a head of the attention sees one of the points"
             )
 
 
