@@ -52,8 +52,8 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
             training = measure(train_step, seconds=8.0)
         training_peak = peak_memory()
         atoms = trainer.splits["train"].atoms(0)
+        trainer.run(progress=False)  # one epoch: a network without a validation is not exported
         trainer.loss.compiled = False  # the errors of these weights are of no interest
-        trainer.run()  # one epoch: a network without a validation is not exported
         trainer.splits.pop("test")
         calculator = NPCalculator(export(trainer))
         graph = calculator.graph(atoms)
