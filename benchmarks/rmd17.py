@@ -11,8 +11,8 @@ and all rows as CSV.
 
 Forms: ``host`` (no polarization; ``host-80`` with 80 channels), ``static-`` or ``moving-`` with ``nodes`` (paired nodes,
 all pairs), ``same`` (paired nodes, pairs of the same kind), ``geometry`` (paired geometry), ``shifts`` (paired shifts, which
-at rest are the host), ``heads`` (paired heads) or ``products`` (paired products, at rest heads), and the number of electron points, ``moving-heads-4``; ``-r32`` behind it,
-for painn, filters of rank 32; ``-d1.0`` behind that, displacements up to 1 A instead of 0.5 A. ``host-params`` has as many parameters as the form given by ``--like``.
+at rest are the host), ``heads`` (paired heads) or ``products`` (paired products, at rest heads), and the number of electron
+points, ``moving-heads-4``; ``-r32`` behind it, for painn, filters of rank 32; ``-d1.0`` behind that, displacements up to 1 A instead of 0.5 A. ``host-params`` has as many parameters as the form given by ``--like``.
 Rows of ``head_shifts``, paired heads by differences, are of a coupling that was tried and is not in the package.
 """
 

@@ -49,11 +49,7 @@ class HostConfig(BaseModel):
         Raises:
             ValueError: The host does not know `PointSpec.counted`.
         """
-        if not self.knows_relative:
-            raise ValueError(
-                f"host {self.name!r} does not know coupling: paired_shifts: take paired_geometry, or let "
-                f"the host use PointSpec.of_layer and PointSpec.counted and set knows_relative"
-            )
+        self._check_known(self.knows_relative, "paired_shifts", "counted", "knows_relative")
 
     def check_products(self) -> None:
         """Refuses hosts that would not see shifts.
@@ -61,11 +57,14 @@ class HostConfig(BaseModel):
         Raises:
             ValueError: The host does not know `PointSpec.functions`.
         """
-        if not self.knows_products:
+        self._check_known(self.knows_products, "paired_products", "functions", "knows_products")
+
+    def _check_known(self, known: bool, coupling: str, method: str, flag: str) -> None:
+        """Refuses a coupling that a host does not know, naming what of `PointSpec` it would have to use."""
+        if not known:
             raise ValueError(
-                f"host {self.name!r} does not know coupling: paired_products: take paired_geometry or a host "
-                f"that does (painn, et), or let the host use PointSpec.of_layer and PointSpec.functions and "
-                f"set knows_products"
+                f"host {self.name!r} does not know coupling: {coupling}: take paired_geometry, or let "
+                f"the host use PointSpec.of_layer and PointSpec.{method} and set {flag}"
             )
 
 
