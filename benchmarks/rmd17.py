@@ -228,6 +228,37 @@ def reductions(rows: list[dict]) -> list[str]:
     return lines
 
 
+def by_molecule(groups: dict[tuple, list[dict]]) -> list[str]:
+    """Markdown lines of the mean errors of each molecule, the forms of a host side by side.
+
+    Args:
+        groups: Rows of each host, molecule and form.
+
+    Returns:
+        For each host a table of forces and one of energies with the forms that at least half of its molecules have.
+    """
+    lines = []
+    for host in dict.fromkeys(host for host, _, _ in groups):
+        found = {(m, form): rows for (h, m, form), rows in groups.items() if h == host}
+        molecules = list(dict.fromkeys(molecule for molecule, _ in found))
+        forms = {form: sum((m, form) in found for m in molecules) for _, form in found}
+        kept = [form for form, number in forms.items() if 2 * number >= len(molecules)]
+        for key, name in (("forces_mae_meV_A", "forces, meV/A"), ("energy_mae_meV", "energy, meV")):
+            lines += [
+                "",
+                f"| {host}: {name} | {' | '.join(kept)} |",
+                "| --- " * (1 + len(kept)) + "|",
+            ]
+            for molecule in molecules:
+                cells = []
+                for form in kept:
+                    rows = found.get((molecule, form), [])
+                    mean = f"{statistics.mean(row[key] for row in rows):.2f}" if rows else "-"
+                    cells.append(mean + (f" ({len(rows)})" if len(rows) > 1 else ""))
+                lines.append(f"| {molecule} | {' | '.join(cells)} |")
+    return lines
+
+
 def table(target: Path) -> None:
     """All finished rows as CSV, and as Markdown their means over seeds and what each form gains."""
     rows = load_rows(ROWS)
@@ -239,6 +270,9 @@ def table(target: Path) -> None:
     lines = [
         NOTE,
         *reductions(rows),
+        "\n## Molecule by molecule\n",
+        "Means over seeds, their number in brackets where there are several.",
+        *by_molecule(groups),
         "\n## All forms\n",
         "| host | molecule | form | seeds | parameters | forces, meV/A | energy, meV | ms per step |",
         "| --- " * 8 + "|",

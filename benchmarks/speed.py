@@ -7,8 +7,8 @@ ENVIRONMENTS is a folder with the environments of the peers (each with torch 2.1
 matscipy), ``mace`` (mace-torch 0.3.16), ``nequip`` (nequip 0.19.1, matscipy), ``torchani`` (torchani 2.9.0). Each case runs in a process of its own, cases
 alternate over the rounds, and nothing else may run beside them. An ASE step is the forces after all atoms have moved by
 some 0.01 A, neighbor list included; npcalc gives the dipole too, the peers do not. All networks have a cutoff of 5 A;
-npcalc is its `painn`, 64 channels, 3 layers, paired heads, moving points, 8 radial functions: ``ethanol-fast`` (``fast``,
-eight points, trained) and the same with one point and random weights (``one``), which is the paired geometry. TorchANI is one network of the form of ANI-2x, random
+npcalc is its `painn`, 64 channels, 3 layers, paired products, moving points, 8 radial functions: ``ethanol-fast`` (``fast``,
+eight points, trained) and the same with one point and random weights (``one``). TorchANI is one network of the form of ANI-2x, random
 weights, no vectors. A start is from the imported package to the first forces, with machine code in the cache; evaluation
 is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other; ``around`` is a
 step whose model returns at once: what calculator, ASE and displacements take, and ``ase empty`` the same of a calculator
@@ -17,7 +17,7 @@ or their gradient, that with weights, or the gradient of the gradient, and nothi
 of matrices and copies of memory.
 The limit beside a time is that of the products of the compiled code (filters of all pairs, forward, again and back) at
 the speed of that core. `speed_cases.py` has the cases of npcalc, `speed_peers.py` those of the peers. ``run`` writes
-`results/NAME.json`, ``table`` the Markdown; a machine of another kind gets a name of its own.
+`results/NAME.json`, ``table`` the Markdown and a plot; a machine of another kind gets a name of its own.
 """
 
 import argparse
@@ -36,6 +36,8 @@ from npcalc.files import new_file
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 WATER = ("water-192", "water-1536", "water-12288")
+ATOMS = {"ethanol": 9, "aspirin": 21, **{name: int(name.split("-")[1]) for name in WATER}}
+HOW = {"compiled": "compiled", "script": "not compiled"}
 POTENTIALS = {"fast": "npcalc, `ethanol-fast`", "one": "npcalc, 1 point"}
 OPERATORS = {
     "messages": "messages",
@@ -73,13 +75,15 @@ def cases() -> list[str]:
     return [*found, "fast compiled water-100k 1", "fast script water-100k 1", "core core core 1"]
 
 
-def limit(edges: int, gflops: float) -> float:
+def limit(row: dict, gflops: float) -> float:
     """Time in ms of the products of filters alone: 3 layers, 8 functions, 4 x 64 filters, each pair once.
 
-    It is the same for any number of points, of which a channel sees one.
+    It is the same for any number of points, of which a channel sees one: four distances, and with products
+    (rows before them name no coupling) three shifts.
     """
-    functions = 8 * (2 + 2 * 4)  # in the first layer all points are still
-    return 3 * 2 * functions * 256 * edges / 2 / gflops / 1e6
+    seen = 7 if row.get("coupling") == "paired_products" else 4
+    functions = 8 * (2 + 2 * seen)  # in the first layer all points are still
+    return 3 * 2 * functions * 256 * row["edges"] / 2 / gflops / 1e6
 
 
 def run(environments: Path, rounds: int, only: list[str], result: Path) -> None:
@@ -151,12 +155,11 @@ def table(result: Path) -> None:
         }
         if not ours["fast", "compiled"]:
             continue
-        edges = ours["fast", "compiled"]["edges"]
-        cells = [what, str(edges)]
+        cells = [what, str(ours["fast", "compiled"]["edges"])]
         cells += [" / ".join(ms(ours["fast", w]) for w in ("compiled", "script"))]
         cells += [" / ".join(f"{ours['fast', w]['model_ms']:.3g}" for w in ("compiled", "script"))]
         cells += [" / ".join(ms(ours["one", w]) for w in ("compiled", "script"))]
-        cells.append(f"{limit(edges, gflops):.2g}")
+        cells.append(f"{limit(ours['fast', 'compiled'], gflops):.2g}")
         for peer in PEERS:
             other = rows.get(f"{peer} peer {what} 1")
             cells.append(ms(other))
@@ -207,7 +210,7 @@ def table(result: Path) -> None:
         ("the same, no points and no dipoles, as SchNetPack has none", "schnetpack peer train 1", "plain compiled train 1"),
     ]  # fmt: skip
     for n, threads in ((1, "one thread"), (2, "two threads")):
-        for way, how in (("compiled", "compiled"), ("script", "not compiled")):
+        for way, how in HOW.items():
             name = f"one by one over all at once, `ethanol-fast`, {how}, {threads}"
             pairs.append((name, f"fast {way} singly {n}", f"fast {way} evaluate {n}"))
     for name, over, under in pairs:
@@ -219,6 +222,36 @@ def table(result: Path) -> None:
         rounds = ", ".join(map(str, row["rounds_ms"]))
         lines.append(f"| {case} | {ms(row)} | {rounds} | {row['peak_MiB']} |")
     write_table(result, lines)
+    plot(rows, result.with_suffix(".png"))
+
+
+def plot(rows: dict[str, dict], target: Path) -> None:
+    """Time of an ASE step against atoms, one thread."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.5, 4.5))
+    kinds = [
+        (f"{who} {way}", "o-" if way == "compiled" else "s--", f"{name}, {HOW[way]}")
+        for who, name in POTENTIALS.items()
+        for way in HOW
+    ]
+    kinds += [(f"{who} peer", "^:", name) for who, name in PEERS.items()]
+    for kind, style, name in kinds:
+        known = {n: rows.get(f"{kind} {what} 1") for what, n in ATOMS.items()}
+        times = {n: row["median_ms"] for n, row in known.items() if row}
+        axis.plot(list(times), list(times.values()), style, label=name)
+    ours = {n: rows.get(f"fast compiled {what} 1") for what, n in ATOMS.items()}
+    limits = {n: limit(row, rows["core core core 1"]["gflops"]) for n, row in ours.items() if row}
+    axis.plot(list(limits), list(limits.values()), color="black", lw=1, label="limit")
+    axis.set(xscale="log", yscale="log", xlabel="atoms: ethanol, aspirin, water")
+    axis.set_ylabel("ASE step, forces, one thread, ms")
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    with new_file(target, overwrite=True) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def ms(row: dict | None) -> str:

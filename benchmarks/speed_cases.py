@@ -109,7 +109,8 @@ def run_case(case: str, folder: Path) -> None:
     graph = atoms.calc.graph(atoms)
     call = atoms.calc.potential.evaluate_compiled if compiled else atoms.calc.potential.evaluate
     alone = statistics.median(measure(lambda: call(graph), seconds=3.0, **few))
-    report(times, model_ms=alone, edges=graph.edge_index.shape[1])
+    coupling = atoms.calc.potential.card.model.coupling
+    report(times, model_ms=alone, edges=graph.edge_index.shape[1], coupling=coupling)
 
 
 def empty_calculator(n_atoms: int) -> Calculator:
@@ -179,7 +180,8 @@ def operator_case(what: str) -> None:
     operation = getattr(torch.ops.npcalc, f"pair_{what}")
     arguments = (
         *first, edges, *features(), center, neighbor, reverse, *fused.packed,
-        fused.cutoff, fused.softening, fused.n_basis, fused.power, fused.n_heads, False, False, False,
+        fused.cutoff, fused.softening, fused.n_basis, fused.power, fused.n_heads, False,
+        fused.layer.spec.relative, fused.layer.spec.products,
     )  # fmt: skip
     with torch.no_grad():
         times = measure(lambda: operation(*arguments))
