@@ -36,11 +36,11 @@ def random_potential(path: Path) -> None:
 
 def run_case(case: str, folder: Path) -> None:
     """One case, in this process."""
-    began = time.perf_counter()
     import torch
 
     from npcalc import NPCalculator, evaluate, load_potential
 
+    began = time.perf_counter()
     points, way, what, threads = case.split()
     torch.set_num_threads(int(threads))
     compiled = way == "compiled"
