@@ -37,8 +37,8 @@ class NPCalculator(Calculator):
 
     Args:
         potential: Name of a bundled potential, path of a file, or a `Potential`.
-        device: ``cpu``, ``cuda`` or ``auto``; not used with a `Potential`.
-        dtype: ``float32`` or ``float64``, that of the card by default; not used with a `Potential`.
+        device: ``cpu``, ``cuda`` or ``auto``; a `Potential` has its own.
+        dtype: ``float32`` or ``float64``, that of the card by default; a `Potential` has its own.
         skin: Width in Angstrom by which the neighbor list reaches beyond the cutoff.
         compile: Whether to run machine code made for the potential, a few times faster. Making it
             takes about a minute, once on each machine for a precision: it is kept in a cache
@@ -50,6 +50,7 @@ class NPCalculator(Calculator):
     Raises:
         FileNotFoundError: There is no such potential; the message lists those that exist.
         ArchiveError: The file is not a potential, damaged, or of a newer format.
+        ValueError: A `Potential` is of another device or precision than asked for.
     """
 
     def __init__(
@@ -62,11 +63,11 @@ class NPCalculator(Calculator):
         check_domain: bool = True,
     ) -> None:
         super().__init__()
-        self.potential = (
-            potential
-            if isinstance(potential, Potential)
-            else load_potential(potential, device, dtype)
-        )
+        if isinstance(potential, Potential):
+            _refuse_other(potential, device, dtype)
+            self.potential = potential
+        else:
+            self.potential = load_potential(potential, device, dtype)
         card = self.potential.card
         self.implemented_properties = list(card.properties)
         self.compile = compile
@@ -249,7 +250,7 @@ class NPCalculator(Calculator):
         """The structure given, or the one last calculated."""
         structure = atoms if atoms is not None else self.atoms
         if structure is None:
-            raise ValueError("no structure: give atoms, or calculate something first")
+            raise ValueError("no structure has been calculated yet: give atoms")
         return structure
 
     def _get_atomic(self, atoms: Atoms | None, name: str) -> Array:
@@ -354,3 +355,18 @@ def _before_limit(length: Array, d_max: float) -> Array:
     """Lengths of displacements before `npcalc.nn.polarization.limit` bounded them."""
     ratio = np.minimum(length / d_max, 1.0 - 1e-9)
     return length / np.sqrt(1.0 - ratio**2)
+
+
+def _refuse_other(potential: Potential, device: str, dtype: str | None) -> None:
+    """Refuses a device or a precision that a loaded potential does not have.
+
+    Raises:
+        ValueError: It has another.
+    """
+    wanted = {"device": None if device == "auto" else device, "dtype": dtype}
+    for name, own in (("device", potential.device.type), ("dtype", potential.dtype)):
+        if wanted[name] not in (None, own):
+            raise ValueError(
+                f"{name}: asked for {wanted[name]!r}, but the potential given is of {own!r}: load it with "
+                f"load_potential(..., {name}={wanted[name]!r}), or give its name or file"
+            )

@@ -91,9 +91,19 @@ def test_edges_in_the_skin_are_left_out_of_large_graphs():
     np.testing.assert_allclose(*out, atol=1e-10)
 
 
+def test_a_potential_keeps_its_precision_and_device():
+    potential = make_potential("painn", "geometry", dtype="float32")
+    assert NPCalculator(potential, device="cpu", dtype="float32").potential is potential
+    for more in ({"dtype": "float64"}, {"device": "cuda"}):
+        with pytest.raises(
+            ValueError, match=f"asked for .*{next(iter(more.values()))}.* load it with"
+        ):
+            NPCalculator(potential, **more)
+
+
 def test_nothing_to_calculate_is_said_so():
     for name in ("get_forces", "get_electron_displacements", "get_atomic_dipoles", "get_hessian"):
-        with pytest.raises(ValueError, match="no structure: give atoms"):
+        with pytest.raises(ValueError, match="no structure has been calculated yet: give atoms"):
             getattr(NPCalculator(make_potential("painn", "geometry")), name)()
 
 

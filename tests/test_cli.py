@@ -44,7 +44,9 @@ def run(written, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:the mean temperature")  # after half a picosecond
 def test_md_resume_and_ir(run, tmp_path):
-    run("md ethanol -p ethanol-fast --steps 600 -q -o t.h5 --stride cell=50 --stride dipole=1")
+    run(
+        "md ethanol -p ethanol-fast --steps 600 -q -o t.h5 --stride cell=50 --stride dipole=1 --block 300"
+    )
     output = run("md ethanol --steps 1200 -q -o t.h5 --resume --temperature 900", code=1)
     assert "changed settings: it was made with temperature_K 300.0, now 900.0" in output
     output = run("md ethanol -p ethanol --steps 1200 -q -o t.h5 --resume", code=1)
@@ -54,6 +56,7 @@ def test_md_resume_and_ir(run, tmp_path):
     with Trajectory("t.h5") as trajectory:
         assert len(trajectory.values("dipole")) == 1201
         assert len(trajectory.values("cell")) == 25
+        assert trajectory.settings["block"] == 300
     assert "f.xyz: 6 structures" in run("frames t.h5 -o f.xyz --every 12")
     frames = ase.io.read("f.xyz", index=":")
     with Trajectory("t.h5") as trajectory:

@@ -88,6 +88,13 @@ def md(
     stride: Annotated[
         list[str] | None, typer.Option(help="QUANTITY=STEPS, repeatable; 0 leaves it out.")
     ] = None,
+    block: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps after which the state is saved; 2000 by default, fewer above 1000 atoms.",
+            min=1,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option(help="Go on with the trajectory, with its settings and potential.")
     ] = False,
@@ -99,6 +106,7 @@ def md(
     """Molecular dynamics to an HDF5 trajectory with dipoles."""
     from .. import NPCalculator
     from ..md import MDSettings, Trajectory, read_structure, run_md
+    from ..md.dynamics import has_velocities
 
     use_threads(threads)
     with errors():
@@ -112,9 +120,9 @@ def md(
         else:
             must_be_free(output, endings=(".h5", ".hdf5"))
             atoms = read_structure(structure)
-            if atoms.has("momenta") and (temperature is not None or seed is not None):
-                del atoms.arrays["momenta"]
-            elif atoms.has("momenta"):
+            if temperature is not None or seed is not None:
+                atoms.arrays.pop("momenta", None)
+            elif has_velocities(atoms):
                 typer.echo(f"velocities are those in {structure}", err=True)
         if compile is None:
             compile = made_with.get("compile", steps * len(atoms) >= LONG_RUN)
@@ -130,6 +138,7 @@ def md(
             "temperature_K": temperature,
             "friction_per_ps": friction,
             "seed": seed,
+            "block": block,
         }
         settings |= {name: value for name, value in given.items() if value is not None}
         if settings["ensemble"] == "nve" and friction is not None:

@@ -2,7 +2,7 @@
 
 from .dataset import LABELS, DataSet, Label
 from .readers import from_atoms, read_data, read_npz
-from .split import fit_reference_energies, random_split
+from .split import fit_reference_energies, isolated_atoms, random_split
 
 __all__ = [
     "LABELS",
@@ -10,6 +10,7 @@ __all__ = [
     "Label",
     "fit_reference_energies",
     "from_atoms",
+    "isolated_atoms",
     "random_split",
     "read_data",
     "read_npz",

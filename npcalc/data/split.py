@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 
 from .dataset import DataSet
@@ -29,7 +30,25 @@ def random_split(n: int, sizes: list[int], seed: int) -> list[NDArray[np.int64]]
     return [np.sort(order[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def fit_reference_energies(data: DataSet) -> dict[int, float]:
+def isolated_atoms(data: DataSet, cutoff: float) -> NDArray[np.bool_]:
+    """Which structures are one atom without neighbors, in a box or without one.
+
+    Args:
+        data: Data set.
+        cutoff: Distance in Angstrom from which atoms are no neighbors; periodic images count.
+
+    Returns:
+        Shape (n_structures,).
+    """
+    found = data.n_atoms == 1
+    for row in np.flatnonzero(found & data.pbc.any(1)):
+        pbc = data.pbc[row]
+        reduced, _ = minkowski_reduce(data.cell[row], pbc)  # whose vectors are the shortest
+        found[row] = np.linalg.norm(reduced[pbc], axis=1).min() >= cutoff
+    return found
+
+
+def fit_reference_energies(data: DataSet, cutoff: float) -> dict[int, float]:
     """Energy per element: that of its isolated atom if the data have it, else by least squares.
 
     A structure of one atom has no interactions, so its energy is the reference energy of its element.
@@ -39,6 +58,7 @@ def fit_reference_energies(data: DataSet) -> dict[int, float]:
 
     Args:
         data: Data set with energies.
+        cutoff: As of `isolated_atoms`.
 
     Returns:
         Energy in eV by atomic number.
@@ -48,7 +68,7 @@ def fit_reference_energies(data: DataSet) -> dict[int, float]:
     rows = np.repeat(np.arange(len(data)), data.n_atoms)
     counts = np.zeros((len(data), len(elements)))
     np.add.at(counts, (rows, np.searchsorted(elements, data.numbers)), 1.0)
-    alone = label.present & (data.n_atoms == 1) & ~data.pbc.any(1)
+    alone = label.present & isolated_atoms(data, cutoff)
     known = counts[alone].sum(0) > 0
     solution = np.zeros(len(elements))
     for k in np.flatnonzero(known):

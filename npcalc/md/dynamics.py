@@ -33,7 +33,8 @@ class MDSettings(BaseModel):
             friction / (2 pi c), 5.3 1/cm for 1/ps.
         seed: Of initial velocities and the thermostat.
         strides: Steps between two values of each quantity.
-        block: Steps between two flushes; a killed run loses no more than that.
+        block: Steps between two flushes; a killed run loses no more than that. By default 2000, and fewer
+            above 1000 atoms, for which steps times atoms are two millions.
         fix_center_of_mass: Whether the centre of mass rests; it is one molecule or a periodic cell.
             Not where the structure has constraints of its own.
         max_temperature_K: Above it the run has exploded and is stopped.
@@ -54,7 +55,7 @@ class MDSettings(BaseModel):
         "kinetic_energy": 10,
         "temperature": 10,
     }
-    block: int = Field(2000, ge=1)
+    block: int | None = Field(None, ge=1)
     fix_center_of_mass: bool = True
     max_temperature_K: float = Field(20000.0, gt=0.0)
 
@@ -67,6 +68,11 @@ class MDSettings(BaseModel):
                     f"stride {name!r}: {stride}: expected at least 1 and one of {', '.join(QUANTITIES)}"
                 )
         return strides
+
+
+def has_velocities(atoms: Atoms) -> bool:
+    """Whether a structure moves; files and earlier dynamics may leave momenta that are all zero."""
+    return atoms.has("momenta") and bool(atoms.get_momenta().any())
 
 
 class MDExploded(RuntimeError):  # noqa: N818 - it is an event, and named so by users
@@ -87,8 +93,9 @@ def run_md(
     A run that was interrupted and resumed is identical to one that was not.
 
     Args:
-        atoms: Structure at the start; its momenta are used if it has any, otherwise they are drawn
-            at the temperature. Its constraints hold. Not changed. Not used when resuming.
+        atoms: Structure at the start; its momenta are used if any is not zero, otherwise they are drawn
+            at the temperature, 0 K for a start at rest. Its constraints hold. Not changed. Not used when
+            resuming.
         calculator: Calculator of forces, and of dipoles if they are recorded.
         n_steps: Steps of the whole run, those before a resume included.
         path: Trajectory file.
@@ -116,7 +123,10 @@ def run_md(
                     f"{os.fspath(path)!r} has {trajectory.steps_done} steps already, asked for are "
                     f"{n_steps}: give the number of the whole run"
                 )
-            _refuse_changes(path, "settings", stored, settings.model_dump() if settings else stored)
+            given = settings.model_dump() if settings else stored
+            if given["block"] is None:
+                given = given | {"block": stored["block"]}
+            _refuse_changes(path, "settings", stored, given)
             # A potential may have moved to another place; older files know less.
             known = {k: v for k, v in trajectory.calculator.items() if k != "source"}
             _refuse_changes(path, "calculator", known, {k: identity.get(k) for k in known})
@@ -125,6 +135,9 @@ def run_md(
         first, atoms, generator = trajectory.restart()
     else:
         settings = settings or MDSettings()
+        if settings.block is None:
+            block = max(2_000_000 // max(len(atoms), 1000), 1)
+            settings = settings.model_copy(update={"block": block})
         atoms = atoms.copy()
         first, generator = 0, None
         # What cannot be evaluated at all is an error of the input and leaves no file behind.
@@ -173,7 +186,7 @@ class _Run:
             atoms.set_constraint(FixCom())
         if generator is not None:
             self.rng.bit_generator.state = generator
-        elif not atoms.has("momenta"):
+        elif not has_velocities(atoms):
             thermalize_momenta(atoms, temperature_K=settings.temperature_K, rng=self.rng)
             if rest:
                 Stationary(atoms)
@@ -181,6 +194,7 @@ class _Run:
             # The constraint would stop a drift at the first step.
             Stationary(atoms, preserve_temperature=False)
         atoms.calc = calculator
+        self._reset_neighbors()
         self.integrator = self._integrator()
 
     def _integrator(self) -> MolecularDynamics:
@@ -198,7 +212,8 @@ class _Run:
 
     def to(self, first: int, last: int, progress: bool) -> Atoms:
         """Steps from ``first`` to ``last``, recording and flushing."""
-        step = first
+        step, block = first, self.settings.block
+        assert block is not None
         try:
             forces = self.atoms.get_forces(md=True)
             if first == 0:
@@ -209,10 +224,13 @@ class _Run:
                     forces = self.integrator.step(forces)
                     step += 1
                     self._record(step)
-                    if step % self.settings.block == 0 or step == last:
-                        self._flush(step)
-                        bar.update(step - bar.n)
+                    if step % block == 0 or step == last:
+                        self.trajectory.flush(step, self.atoms, dict(self.rng.bit_generator.state))
+                        if step < last:
+                            self._reset_neighbors()
+                            forces = self.atoms.get_forces(md=True)
                         bar.set_postfix_str(f"{self.atoms.get_temperature():.0f} K")
+                    bar.update()
         except (ValueError, FloatingPointError) as error:
             raise self._exploded(step, str(error)) from error
         return self.atoms
@@ -240,12 +258,12 @@ class _Run:
                 f"the temperature is {temperature:.0f} K, above {s.max_temperature_K:.0f} K"
             )
 
-    def _flush(self, step: int) -> None:
+    def _reset_neighbors(self) -> None:
         # The edges of a kept neighbor list depend on where it was made, and with them the order of
-        # sums. Making it anew at every block keeps a resumed run identical.
+        # sums. Making it, and the forces, anew at every block keeps a resumed run identical.
         if isinstance(self.atoms.calc, NPCalculator):
             self.atoms.calc.build.neighbors.reset()
-        self.trajectory.flush(step, self.atoms, dict(self.rng.bit_generator.state))
+            self.atoms.calc.reset()
 
     def _exploded(self, step: int, reason: str) -> MDExploded:
         self.trajectory.write_values()

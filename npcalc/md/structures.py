@@ -6,6 +6,7 @@ from pathlib import Path
 import ase.io
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.collections import g2
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
@@ -113,6 +114,9 @@ def read_structures(path: str | os.PathLike[str]) -> list[Atoms]:
 def write_structure(path: str | os.PathLike[str], atoms: Atoms | list[Atoms]) -> None:
     """Writes structures and their results; the file appears only when it is complete.
 
+    What a structure has under the name of a result in ``info`` or ``arrays``, such as labels of a data set,
+    gives way to the result.
+
     Args:
         path: File to write; its ending decides the format.
         atoms: Structure, or several.
@@ -121,12 +125,26 @@ def write_structure(path: str | os.PathLike[str], atoms: Atoms | list[Atoms]) ->
         FileExistsError: The file exists.
         ValueError: The format cannot hold them.
     """
+    several = [atoms] if isinstance(atoms, Atoms) else atoms
     with new_file(path) as partial:
         try:
-            ase.io.write(partial, atoms)
+            ase.io.write(partial, [_with_results_alone(one) for one in several])
         except OSError:
             raise
         except Exception as error:
             raise ValueError(
                 f"{os.fspath(path)!r}: its format cannot hold the structure ({reason(error)}); .xyz can"
             ) from error
+
+
+def _with_results_alone(atoms: Atoms) -> Atoms:
+    """The structure without values under names of its results, which writers of ASE take for a conflict."""
+    names = set(getattr(atoms.calc, "results", ()))
+    if not names & (atoms.info.keys() | atoms.arrays.keys()):
+        return atoms
+    copy = atoms.copy()
+    for name in names:
+        copy.info.pop(name, None)
+        copy.arrays.pop(name, None)
+    copy.calc = SinglePointCalculator(copy, **atoms.calc.results)
+    return copy

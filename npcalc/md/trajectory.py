@@ -222,13 +222,15 @@ class Trajectory:
         Args:
             index: Which of them; the last by default.
         """
+        row = range(self._length("positions"))[index]
         state = self.file[f"state/{max(int(self.file['state'].attrs['current']), 0)}"]
         cell = state["cell"][...]
-        if "cell" in self.file and len(self.file["cell/step"]):
-            step = self.file["positions/step"][index]
-            last = int(np.searchsorted(self.file["cell/step"][...], step, side="right")) - 1
+        if "cell" in self.file and self._length("cell"):
+            step = self.file["positions/step"][row]
+            known = self.file["cell/step"][: self._length("cell")]
+            last = max(int(np.searchsorted(known, step, side="right")) - 1, 0)
             cell = self.file["cell/values"][last]
-        return self._atoms(self.file["positions"]["values"][index], cell)
+        return self._atoms(self.file["positions/values"][row], cell)
 
     def frames(self, every: int = 1) -> list[Atoms]:
         """The stored structures, with their times in fs and, where recorded, momenta.
@@ -246,7 +248,8 @@ class Trajectory:
             raise TrajectoryError(f"{self.file.filename!r} holds no positions")
         rows: dict[int, int] = {}
         if "velocities" in self.quantities:
-            rows = {int(step): row for row, step in enumerate(self.file["velocities/step"][...])}
+            known = self.file["velocities/step"][: self._length("velocities")]
+            rows = {int(step): row for row, step in enumerate(known)}
         steps = self.file["positions/step"][: self._length("positions")]
         found = []
         for index in range(0, len(steps), every):

@@ -115,18 +115,22 @@ class RunState:
         self.state["step"] += 1
         self._vectors.follow(self.state["step"], self._options.ema)
 
-    def check_loss(self, loss: float, epoch: int) -> None:
+    def check_loss(self, loss: float, late: float, epoch: int) -> None:
         """Holds the loss of an epoch against the lowest so far.
+
+        A structure with a wrong label that one epoch left out makes the mean of the next many times larger,
+        but not the median of its last steps; a network that exploded stays so to the end.
 
         Args:
             loss: Mean over the epoch.
+            late: Median over its last steps.
             epoch: Its number.
 
         Raises:
             TrainingDiverged: It exploded.
         """
         lowest = self.state["lowest_loss"]
-        if lowest and loss > EXPLODED * lowest:
+        if lowest and min(loss, late) > EXPLODED * lowest:
             raise TrainingDiverged(
                 f"the loss of epoch {epoch} is {loss / lowest:.0f} times the lowest"
             )

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import DataSet, random_split, read_data
+from ..data import DataSet, isolated_atoms, random_split, read_data
 from .config import TrainConfig
 
 
 def load_splits(run: TrainConfig) -> dict[str, DataSet]:
     """Reads the files and splits them.
+
+    Isolated atoms are reference energies and nothing to learn or to validate on: all those of the file are
+    among the training structures, beside as many others as are asked for.
 
     Args:
         run: Says where they are and which molecular properties to read.
@@ -30,11 +33,23 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
         return read_data(path, config.keys, config.units, properties)
 
     whole = read(config.train)
+    isolated = isolated_atoms(whole, run.model.cutoff)
+    alone, others = np.flatnonzero(isolated), np.flatnonzero(~isolated)
+    n_others = len(others)
+    if n_others == 0:
+        raise ValueError(f"{config.train} holds isolated atoms alone: there is nothing to train on")
+
+    def random_subsets(*sizes: int) -> list[DataSet]:
+        """Training structures, and others where a second size is given."""
+        train, *rest = (
+            others[part] for part in random_split(n_others, list(sizes), config.split_seed)
+        )
+        return [whole.subset(np.union1d(train, alone)), *map(whole.subset, rest)]
+
     splits = {}
     if config.validation is not None:
         splits["validation"] = read(config.validation)
-        n = config.n_train or len(whole)
-        splits["train"] = whole.subset(random_split(len(whole), [n], config.split_seed)[0])
+        splits["train"] = random_subsets(config.n_train or n_others)[0]
     elif config.split_file is not None:
         train = np.loadtxt(config.split_file, dtype=np.int64, ndmin=1)
         wrong = train[(train < 0) | (train >= len(whole))]
@@ -46,22 +61,22 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
         twice = np.flatnonzero(np.bincount(train) > 1)
         if len(twice):
             raise ValueError(f"{config.split_file} names structure {twice[0]} more than once")
-        rest = np.setdiff1d(np.arange(len(whole)), train)[: config.n_validation]
+        rest = np.setdiff1d(others, train)[: config.n_validation]
         if len(rest) == 0:
             raise ValueError(
                 f"{config.split_file} names all {len(whole)} structures of {config.train}: none is "
                 f"left to validate on; leave some out or give data.validation"
             )
+        train = np.concatenate([train, np.setdiff1d(alone, train)])
         splits = {"train": whole.subset(train), "validation": whole.subset(rest)}
     else:
-        n = config.n_train or len(whole) - config.n_validation
+        n = config.n_train or n_others - config.n_validation
         if n < 1:
             raise ValueError(
-                f"{config.train} has {len(whole)} structures, of which data.n_validation takes "
+                f"{config.train} has {n_others} structures, of which data.n_validation takes "
                 f"{config.n_validation}: none is left to train on"
             )
-        parts = random_split(len(whole), [n, config.n_validation], config.split_seed)
-        splits = {"train": whole.subset(parts[0]), "validation": whole.subset(parts[1])}
+        splits["train"], splits["validation"] = random_subsets(n, config.n_validation)
     if config.test is not None:
         splits["test"] = read(config.test)
     _warn_of_repeated(run, splits)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -128,7 +129,7 @@ class Trainer:
         if given == "fit":
             if self.config.loss.energy == 0.0:
                 return [0.0] * len(self.elements)
-            fitted = fit_reference_energies(self.splits["train"])
+            fitted = fit_reference_energies(self.splits["train"], self.config.model.cutoff)
             return [fitted.get(z, 0.0) for z in self.elements]
         missing = [chemical_symbols[z] for z in self.elements if chemical_symbols[z] not in given]
         if missing:
@@ -241,7 +242,7 @@ class Trainer:
         opt = self.config.training
         batches = self.batches["train"]
         order = self.order(epoch)
-        total = 0.0
+        losses = []
         for k in range(self.steps_per_epoch):
             index = order[k * opt.batch_size : (k + 1) * opt.batch_size]
             batch = batches.make(index, self.processes.rank, self.processes.count)
@@ -252,12 +253,13 @@ class Trainer:
             if not torch.isfinite(norm):
                 raise TrainingDiverged(f"the gradient is NaN or infinite in epoch {epoch}")
             self.run_state.step()
-            total += float(loss.detach())
-        mean = total / self.steps_per_epoch
-        shared = float(self.processes.sum(torch.tensor(mean, device=self.device)))
-        shared /= self.processes.count
-        self.run_state.check_loss(shared, epoch)
-        return shared
+            losses.append(float(loss.detach()))
+        means = [statistics.mean(losses), statistics.median(losses[-max(5, len(losses) // 20) :])]
+        mean, late = (
+            self.processes.sum(torch.tensor(means, device=self.device)) / self.processes.count
+        ).tolist()
+        self.run_state.check_loss(mean, late, epoch)
+        return mean
 
     def errors(self, split: str, weights: Tensor | None = None) -> Errors:
         """Errors on a split.

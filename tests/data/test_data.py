@@ -16,6 +16,7 @@ from npcalc.data import (
     Label,
     fit_reference_energies,
     from_atoms,
+    isolated_atoms,
     random_split,
     read_data,
     read_npz,
@@ -233,11 +234,28 @@ def test_isolated_atoms_are_their_reference_energies():
     energies = [-10.0, -10.2, -10.1 - 2 * 1.5, -10.1 - 20.0, -20.0 - 4 * 1.5, -17.0]
     for atoms, energy in zip(found, energies, strict=True):
         atoms.calc = SinglePointCalculator(atoms, energy=energy)
-    fitted = fit_reference_energies(from_atoms(found[:-1]))
+    fitted = fit_reference_energies(from_atoms(found[:-1]), 5.0)
     assert fitted == pytest.approx({1: -1.5, 6: -20.0, 8: -10.1})
     # A crystal of one atom in its cell is no isolated one.
-    assert fit_reference_energies(from_atoms(found[2:]))[8] != pytest.approx(-17.0)
-    assert fit_reference_energies(from_atoms(found[:2])) == pytest.approx({8: -10.1})
+    assert fit_reference_energies(from_atoms(found[2:]), 5.0)[8] != pytest.approx(-17.0)
+    assert fit_reference_energies(from_atoms(found[2:]), 2.9)[8] == pytest.approx(-17.0)
+    assert fit_reference_energies(from_atoms(found[:2]), 5.0) == pytest.approx({8: -10.1})
+
+
+def test_atoms_are_isolated_where_no_image_is_near():
+    skewed = [[9.0, 0.0, 0.0], [8.0, 3.0, 0.0], [0.0, 0.0, 9.0]]  # an image at 3.16 A
+    found = [
+        Atoms("O"),
+        Atoms("O", pbc=True, cell=[9.0] * 3),
+        Atoms("O", pbc=True, cell=[9.0, 9.0, 4.9]),
+        Atoms("O", pbc=(True, True, False), cell=[9.0, 9.0, 4.9]),
+        Atoms("O", pbc=(True, False, False), cell=[9.0, 0.0, 0.0]),
+        Atoms("O", pbc=True, cell=skewed),
+        Atoms("O", pbc=(True, False, True), cell=skewed),
+        molecule("O2"),
+    ]
+    expected = [True, True, False, True, True, False, True, False]
+    assert isolated_atoms(from_atoms(found), 5.0).tolist() == expected
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -24,6 +24,7 @@ from npcalc.md import (
     relax,
     run_md,
 )
+from npcalc.md.structures import read_structures, write_structure
 
 ALL = {
     "positions": 5,
@@ -114,9 +115,9 @@ def test_a_resumed_run_is_identical(tmp_path, ensemble):
     )
     calculator = NPCalculator(potential, skin=2.0)
     run_md(ethanol(0.0), calculator, 60, tmp_path / "a.h5", settings, progress=False)
-    # A kept list depends on where it was made: it is made anew behind each of the three blocks, but
-    # for the last one, after which nothing is calculated.
-    assert calculator.build.neighbors.n_searches == 1 + 2
+    # A kept list depends on where it was made: it is made anew at the start, after a first look at the
+    # structure, and behind each of the three blocks, but for the last one, after which nothing is calculated.
+    assert calculator.build.neighbors.n_searches == 1 + 1 + 2
 
     class Killed(NPCalculator):
         def calculate(self, *args, **kwargs):
@@ -292,15 +293,80 @@ def test_a_drift_of_given_velocities_is_gone_before_the_first_step(tmp_path):
         assert trajectory.values("kinetic_energy")[0] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_momenta_that_are_all_zero_are_none(tmp_path):
+    """As VASP leaves them in its files, and ASE's dynamics on structures that it was made for."""
+    for temperature in (300.0, 0.0):
+        atoms, calculator = spring_system()
+        atoms.set_momenta(np.zeros((len(atoms), 3)))
+        settings = MDSettings(ensemble="nve", strides=ALL, temperature_K=temperature)
+        path = tmp_path / f"{temperature}.h5"
+        run_md(atoms, calculator, 1, path, settings, progress=False)
+        with Trajectory(path) as trajectory:
+            assert (trajectory.values("kinetic_energy")[0] > 0.1) == (temperature > 0)
+
+
+def test_blocks_of_large_structures_are_shorter(tmp_path):
+    """So that a run that may not last for hours can be taken up again."""
+    for n_atoms, block in ((9, 2000), (4000, 500)):
+        atoms = Atoms(f"H{n_atoms}", np.arange(3.0 * n_atoms).reshape(-1, 3))
+        path, springs = tmp_path / f"{n_atoms}.h5", Springs(atoms.positions.copy())
+        run_md(atoms, springs, 1, path, MDSettings(strides={"energy": 1}), progress=False)
+        with Trajectory(path) as trajectory:
+            assert trajectory.settings["block"] == block
+        settings = MDSettings(strides={"energy": 1})
+        run_md(atoms, springs, 2, path, settings, resume=True, progress=False)
+
+
+def test_a_resumed_run_of_many_edges_is_identical(tmp_path):
+    """Atoms that move in and out of the kept list change the order of sums."""
+    grid = 3.2 * np.stack(np.meshgrid(*[range(4)] * 3), -1).reshape(-1, 3)
+    water = Atoms(cell=[12.8] * 3, pbc=True)
+    for place in grid:
+        one = molecule("H2O")
+        one.positions += place
+        water += one
+    water.rattle(0.1, seed=0)
+    potential = make_potential("painn", dtype="float32", card={"scale": 0.02})
+    settings = MDSettings(strides=ALL, block=4, timestep_fs=0.5)
+    for name, parts in (("a.h5", (12,)), ("b.h5", (8, 12))):
+        for n in parts:
+            more = {"resume": n != parts[0], "progress": False}
+            run_md(water, NPCalculator(potential), n, tmp_path / name, settings, **more)
+    with Trajectory(tmp_path / "a.h5") as a, Trajectory(tmp_path / "b.h5") as b:
+        for name in a.quantities:
+            np.testing.assert_array_equal(a.values(name), b.values(name), err_msg=name)
+
+
+def test_labels_of_a_structure_give_way_to_results(tmp_path):
+    atoms, calculator = spring_system()
+    atoms.info |= {"energy": -1.0, "name": "trans"}
+    atoms.arrays["forces"] = np.ones((len(atoms), 3))
+    atoms.positions += 0.1
+    atoms.calc = calculator
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    write_structure(tmp_path / "a.xyz", atoms)
+    write_structure(tmp_path / "b.xyz", [atoms, atoms])
+    for found in (read_structure(tmp_path / "a.xyz"), *read_structures(tmp_path / "b.xyz")):
+        assert found.get_potential_energy() == pytest.approx(energy)
+        np.testing.assert_allclose(found.get_forces(), forces, atol=1e-7)
+        assert found.info["name"] == "trans"
+    assert atoms.info["energy"] == -1.0  # the structure itself is left alone
+    assert calculator.calls == 1
+
+
 def test_values_and_steps_that_a_kill_left_uneven(tmp_path):
     atoms, calculator = spring_system()
     run_md(atoms, calculator, 20, tmp_path / "t.h5", MDSettings(strides=ALL), progress=False)
     with h5py.File(tmp_path / "t.h5", "r+") as file:
         file["dipole/values"].resize(7, axis=0)
         file["positions/step"].resize(3, axis=0)
+        file["velocities/values"].resize(1, axis=0)
+        file["cell/values"].resize(1, axis=0)
     with Trajectory(tmp_path / "t.h5") as trajectory:
         assert len(trajectory.values("dipole")) == len(trajectory.times_fs("dipole")) == 7
-        assert len(trajectory.frames()) == 3
+        frames = trajectory.frames()
+        assert [frame.has("momenta") for frame in frames] == [True, False, False]
+        assert trajectory.atoms() == frames[2]
 
 
 def test_a_trajectory_that_another_process_writes(tmp_path):

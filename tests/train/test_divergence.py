@@ -127,5 +127,30 @@ def test_more_epochs_are_no_divergence(tmp_path):
 
 def test_a_loss_of_zero_is_nothing_to_compare_with(tmp_path):
     state = Trainer(parse_config(raw_config(tmp_path / "run"))).run_state
-    state.check_loss(0.0, 0)
-    state.check_loss(1.0, 1)
+    state.check_loss(0.0, 0.0, 0)
+    state.check_loss(1.0, 1.0, 1)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_one_wrong_label_is_no_divergence(tmp_path, late):
+    """An epoch may leave a structure out; one that exploded stays so, also if late."""
+    raw = raw_config(tmp_path / "run")
+    raw["training"]["batch_size"] = 2
+    trainer = Trainer(parse_config(raw))
+    steps = trainer.steps_per_epoch
+    assert steps >= 8
+    seen = []
+
+    def loss_of(bad):
+        def module(*batch):
+            seen.append(len(seen) % steps)
+            return 0.0 * trainer.weights.sum() + (1000.0 if seen[-1] in bad else 1e-3), None
+
+        return module
+
+    trainer._epoch(loss_of(()), 0)
+    assert trainer._epoch(loss_of([steps - 1]), 1) > 100 * 1e-3
+    assert trainer._epoch(loss_of([2, 3]), 2) > 100 * 1e-3
+    assert trainer.state["lowest_loss"] == pytest.approx(1e-3)
+    with pytest.raises(TrainingDiverged, match="the loss of epoch 3 is"):
+        trainer._epoch(loss_of(range(steps - 3 if late else 1, steps)), 3)
