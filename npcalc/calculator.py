@@ -260,7 +260,7 @@ class NPCalculator(Calculator):
     def _first_order(self, graph: AtomGraph) -> dict[str, Any]:
         out = self.potential.arrays(graph, self.compile)
         assert self.atoms is not None
-        results = results_of(out, self.atoms, self.implemented_properties)
+        results = results_of(out, self.atoms, self.potential.card)
         self._atomic = {k: out[k] for k in ("displacements", "atomic_dipoles")}
         if self.check_domain:
             self._check_displacements(out["displacements"])

@@ -27,7 +27,8 @@ def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
         raise FileExistsError(
             f"{os.fspath(path)!r} exists: give another name; it is not overwritten"
         )
-    partial = target.with_name(f".partial-{target.name}")
+    # Of this process: another one may be writing the same file.
+    partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
     try:
         yield partial
         os.replace(partial, target)

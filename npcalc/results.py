@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 from .batches import GraphBatch, evaluated, graph_batches
 from .domain import DomainWarning, NearestCheck, unknown_composition, warn_of_composition
 from .errors import naming
-from .potential import Potential, load_potential
+from .potential import Card, Potential, load_potential
 from .potential.derivatives import PER_SYSTEM
 
 Array = NDArray[np.float64]
 
 
-def results_of(out: dict[str, Array], atoms: Atoms, properties: Sequence[str]) -> dict[str, Any]:
+def results_of(out: dict[str, Array], atoms: Atoms, card: Card) -> dict[str, Any]:
     """Results of one structure under ASE's names, in its units and signs.
 
     Args:
         out: What `Potential.evaluate` returns for this structure alone, as arrays.
         atoms: The structure.
-        properties: Which results the potential has; ``stress`` is left out without a volume.
+        card: Of the potential.
 
     Returns:
-        The first-order results among ``properties``. The dipole of a charged structure is about
-        its centre of mass.
+        The first-order results among the card's properties, ``stress`` not without a volume. The dipole of a
+        charged structure is about its centre of mass.
 
     Raises:
         ValueError: An energy or force is not a number.
@@ -45,6 +45,7 @@ def results_of(out: dict[str, Array], atoms: Atoms, properties: Sequence[str]) -
             "far outside the training domain"
         )
     results: dict[str, Any] = {}
+    properties, formal = card.properties, card.model.formal_charges
     if "energy" in properties:
         results = {
             "energy": energy,
@@ -56,8 +57,9 @@ def results_of(out: dict[str, Array], atoms: Atoms, properties: Sequence[str]) -
     if "stress" in properties and atoms.cell.array.any() and atoms.cell.rank == 3:
         results["stress"] = full_3x3_to_voigt_6_stress(out["virial"][0] / atoms.cell.volume)
     if "dipole" in properties:
-        charge = float(out["charges"].sum())
-        moment = charge * atoms.get_center_of_mass() if abs(charge) > 1e-8 else 0.0
+        # Increments cancel; their sum is not zero by rounding, which would count far from the origin.
+        charge = sum(formal.get(symbol, 0.0) for symbol in atoms.symbols) if formal else 0.0
+        moment = charge * atoms.get_center_of_mass() if charge else 0.0
         results["dipole"] = out["dipole"][0] - moment
     if "charges" in properties:
         results["charges"] = out["charges"]
@@ -121,7 +123,7 @@ def evaluate(
                 k: v[row : row + 1] if k in PER_SYSTEM else v[atoms_rows] for k, v in out.items()
             }
             with naming(f"structure {index}"):
-                results = results_of(own, structures[index], potential.card.properties)
+                results = results_of(own, structures[index], potential.card)
             names = potential.card.model.properties
             results.update(zip(names, own["properties"][0].tolist(), strict=True))
             found[index] = results

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from systems import crystal, ethanol, evaluate, make_graph, make_potential
+from systems import HOSTS, crystal, ethanol, evaluate, make_graph, make_potential
 from torch.utils.cpp_extension import include_paths, library_paths
 
 import npcalc
 from npcalc.graph import collate
+from npcalc.nn.hosts.painn import PaiNN
 from npcalc.potential import ArchiveError
 from npcalc.potential.archive import CARD, WEIGHTS
 from npcalc.potential.card import FORMAT
@@ -74,6 +75,29 @@ def test_round_trip_and_torchscript(host, form, tmp_path):
         for name in expected:
             scale = np.abs(expected[name]).max(initial=0.0) + 1e-3
             assert np.abs(out[name] - expected[name]).max(initial=0.0) < 1e-4 * scale, name
+
+
+def test_round_trip_of_the_degree_that_is_as_wide_as_the_example(tmp_path):
+    """l = 3 has seven components, as many as what is traced has atoms."""
+    host = {**HOSTS["nequip"], "l_max": 3, "n_layers": 2, "channels": 2}
+    potential = make_potential(host, "geometry", dtype="float32")
+    potential.save(tmp_path / "p.pt")
+    loaded = npcalc.load_potential(tmp_path / "p.pt")
+    expected = evaluate(potential, ethanol())
+    for name, value in evaluate(loaded, ethanol()).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_code_that_has_changed_since_is_warned_of(monkeypatch, tmp_path):
+    potential = make_potential(
+        "painn", "geometry", dtype="float32", card={"versions": {"npcalc": "0"}}
+    )
+    potential.save(tmp_path / "p.pt")
+    npcalc.load_potential(tmp_path / "p.pt")  # another version, but the same function
+    real = PaiNN.energy
+    monkeypatch.setattr(PaiNN, "energy", lambda self, states: 1.1 * real(self, states))
+    with pytest.warns(UserWarning, match="has changed since its file was written: energies"):
+        npcalc.load_potential(tmp_path / "p.pt")
 
 
 def test_script_serves_batches(written):

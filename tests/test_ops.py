@@ -382,9 +382,7 @@ def test_wrong_width_is_refused():
 
 def test_without_operators(monkeypatch, tmp_path):
     """A failing build is one warning, and the network itself is compiled."""
-    monkeypatch.setattr(
-        library, "load_operators", library.load_operators.__wrapped__
-    )  # not its cache
+    monkeypatch.setattr(library, "_load_once", library._load_once.__wrapped__)  # not its cache
     monkeypatch.setattr(library, "library_path", lambda: tmp_path / "operators.so")
     potential = make()
     monkeypatch.setattr(library, "FLAGS", ("--no-such-flag",))

@@ -162,6 +162,56 @@ class Mine(PaiNN):
     assert len(paths) == 2
 
 
+def test_code_without_a_file_is_known_by_what_it_does():
+    """As in a notebook: by names and constants too, and in each session alike."""
+
+    def method_of(body):
+        space = {}
+        exec(f"def energy(states):\n    return {body}", space)
+        return package._facts_of(space["energy"].__code__)
+
+    bodies = (
+        "sum(states)",
+        "max(states)",
+        "sum(states) + 1",
+        "sum(s + 1 for s in states)",
+        "sum(s + 2 for s in states)",
+    )
+    assert len({method_of(body) for body in bodies}) == len(bodies)
+    assert method_of(bodies[3]) == method_of(bodies[3])
+
+
+def test_kept_code_of_a_host_that_calls_other_code_now_is_made_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("NPCALC_CACHE", str(tmp_path))
+    potential = make_potential("egnn", "geometry")
+    monkeypatch.setattr(package, "foreign_source", lambda module: "class Mine: ...")
+    other = make_potential("egnn", "geometry", card={"scale": 2.0}).module
+    made = []
+
+    def compile_package(module, path):
+        made.append(path)
+        path.write_text("new")
+
+    def load(path, module, fused):
+        function = module if path.read_text() == "new" else other
+
+        def run(*inputs):
+            with torch.enable_grad():
+                return [t.detach() for t in function(*inputs).values()]
+
+        return run
+
+    monkeypatch.setattr(package, "compile_package", compile_package)
+    monkeypatch.setattr(package, "_load", load)
+    path = package.package_path(
+        potential.sha256, potential.dtype, potential.device, source="class Mine: ..."
+    )
+    path.write_text("old")
+    for _ in range(2):
+        package.load_package(potential.module, potential.sha256, potential.dtype)
+    assert made == [path]
+
+
 def test_path_depends_on_what_is_compiled():
     a, b = make_potential(seed=0), make_potential(seed=1)
     paths = {package.package_path(p.sha256, p.dtype, p.device) for p in (a, b, a)}

@@ -255,7 +255,9 @@ void in_parallel(int threads, int64_t n, const F& work) {
 template <typename T>
 class Shares {
  public:
-  Shares(T* result, int64_t size, int threads) : result(result), size(size), copies(threads - 1) {}
+  Shares(T* result, int64_t size, int threads) : result(result), size(size), copies(threads - 1) {
+    for (std::vector<T>& copy : copies) copy.reserve(size);  // here, where it may fail
+  }
   // To be called by the thread itself, which makes its copy.
   T* of(int thread) {
     if (thread == 0) return result;

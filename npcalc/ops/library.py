@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,19 +91,28 @@ def _call(command: list[str]) -> None:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
 
 
-@functools.cache
+LOADING = threading.RLock()
+"""Held while machine code is made or loaded, of which one process does one at a time."""
+
+
 def load_operators() -> None:
     """Makes ``torch.ops.npcalc`` usable, compiling it where this machine has not yet.
 
     Raises:
         RuntimeError: It cannot be compiled.
     """
+    with LOADING:
+        _load_once()
+
+
+@functools.cache
+def _load_once() -> None:
     path = library_path()
     if path.exists():
         try:
             torch.ops.load_library(str(path))
         except OSError:  # damaged, or of a system that has changed: built anew
-            path.unlink()
+            path.unlink(missing_ok=True)
     if not path.exists():
         build(path)
         torch.ops.load_library(str(path))

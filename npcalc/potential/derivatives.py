@@ -7,6 +7,7 @@ vectors gives forces and virial:
     W   = sum over edges of r outer dE/dr,  stress = W / volume
 """
 
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -252,6 +253,9 @@ def assemble(
     }
 
 
+_FLAG = Lock()
+
+
 def _differentiable(module: PotentialModule, graph: AtomGraph) -> tuple[Tensor, AtomicOutput]:
     """Edge vectors that require gradients and the outputs as functions of them."""
     dtype = module.edge_potential.model.isolated_energy.dtype
@@ -259,13 +263,14 @@ def _differentiable(module: PotentialModule, graph: AtomGraph) -> tuple[Tensor, 
     edges = edges.to(dtype).detach().requires_grad_(True)
     model = module.edge_potential.model
     center, neighbor = graph.edge_index[0], graph.edge_index[1]
-    was_training = module.edge_potential.training
-    # Only the wrapper's flag, which keeps the graph of the gradient; the model stays in evaluation.
-    module.edge_potential.training = True
-    try:
-        out = module.edge_potential(edges, graph.species, center, neighbor)
-    finally:
-        module.edge_potential.training = was_training
+    with _FLAG:  # of one thread at a time
+        was_training = module.edge_potential.training
+        # Only the wrapper's flag, which keeps the graph of the gradient; the model stays in evaluation.
+        module.edge_potential.training = True
+        try:
+            out = module.edge_potential(edges, graph.species, center, neighbor)
+        finally:
+            module.edge_potential.training = was_training
     assert not model.training
     return edges, out
 

@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 from typing import NamedTuple
 
 import torch
@@ -75,8 +76,14 @@ def foreign_source(module: PotentialModule) -> str:
             found.append(inspect.getsource(cls))
         except (OSError, TypeError):  # defined where there is no file: by its byte code
             methods = [f for f in vars(cls).values() if inspect.isfunction(f)]
-            found += [f"{name} {f.__code__.co_code!r} {f.__code__.co_consts!r}" for f in methods]
+            found += [f"{name} {_facts_of(f.__code__)}" for f in methods]
     return "\n".join(found)
+
+
+def _facts_of(code: CodeType) -> str:
+    """What a function does, and what it does it to, without the addresses of functions inside it."""
+    constants = [_facts_of(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code!r} {code.co_names} {constants}"
 
 
 def package_path(
@@ -84,8 +91,8 @@ def package_path(
 ) -> Path:
     """File of the package of a potential on this machine.
 
-    Its name has a hash of all that the machine code depends on: potential, precision, processor,
-    torch, and the code that is compiled.
+    Its name has a hash of what the machine code depends on: potential, precision, processor, torch, and the
+    code that is compiled. Functions that a host of one's own calls are not in it, see `load_package`.
 
     Args:
         sha256: Hash of the potential.
@@ -154,22 +161,28 @@ def compile_package(module: PotentialModule, path: Path) -> None:
         torch._inductor.aoti_compile_and_package(
             program, package_path=part, inductor_configs=settings
         )
-        _check(module, part, fused=chosen is not module)
+        _check(module, _load(Path(part), module, fused=chosen is not module))
         os.replace(part, path)
 
 
-def _check(module: PotentialModule, path: str, fused: bool) -> None:
-    """Compares a package with the network on a made-up structure."""
+def _check(module: PotentialModule, run: Callable[..., list[Tensor]]) -> None:
+    """Compares a package with the network on a made-up structure.
+
+    Raises:
+        RuntimeError: It is another function.
+    """
     inputs = example_inputs(module)
     with torch.enable_grad():
         expected = [t.detach() for t in module(*inputs).values()]
     with torch.no_grad():
-        found = _load(Path(path), module, fused)(*inputs)
+        found = run(*inputs)
     check_agreement(found, expected)
 
 
 def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | None:
     """The compiled potential from the cache, compiled now if it is not there yet.
+
+    That of a host of one's own is compared with the network: what the host calls may have changed.
 
     Args:
         module: Potential in evaluation mode.
@@ -182,12 +195,16 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
     device = module.reference.device
     model = module.edge_potential.model
     fused = ops.operators_serve(model)
-    path = package_path(sha256, dtype, device, fused, foreign_source(module))
+    foreign = foreign_source(module)
+    path = package_path(sha256, dtype, device, fused, foreign)
     limit = EDGES_AT_ONCE_FUSED if fused and ops.can_fuse_messages(model) else EDGES_AT_ONCE
     if path.exists():
         try:
-            return Package(_load(path, module, fused), limit, fused)
-        except Exception:  # damaged, or of a system that has changed: made anew below
+            run = _load(path, module, fused)
+            if foreign:
+                _check(module, run)
+            return Package(run, limit, fused)
+        except Exception:  # damaged, or of code or a system that has changed: made anew below
             path.unlink(missing_ok=True)
     if not compiler_available():
         warn_no_compiler()

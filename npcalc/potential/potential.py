@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,14 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._version import __version__
 from ..graph import AtomGraph
+from ..ops.library import LOADING
 from ..ops.pairs import one_of_each_pair
 from . import derivatives
 from .archive import ArchiveError, Script, build_module, load_script, read_archive, write_archive
 from .blocks import evaluate_in_blocks
 from .card import Card
+from .compiled import check_agreement, example_inputs
 from .derivatives import OUTPUTS, PER_SYSTEM
-from .package import Package, load_package
+from .package import Package, foreign_source, load_package
 from .registry import find_potential
 
 EDGES_AT_ONCE = 20_000
@@ -182,7 +186,8 @@ class Potential:
 
     @functools.cached_property
     def _package(self) -> Package | None:
-        return load_package(self.module, self.sha256, self.dtype)
+        with LOADING:
+            return load_package(self.module, self.sha256, self.dtype)
 
     def evaluate_compiled(self, graph: AtomGraph) -> dict[str, Tensor]:
         """The same as `evaluate` through compiled code, which serves structures of all sizes.
@@ -298,8 +303,30 @@ def load_potential(
     potential.source = str(path.resolve()) if own_file else os.fspath(name_or_path)
     # The script of older formats is the network with autograd: no faster, and without properties.
     if card.format >= 3 and potential.dtype == card.dtype:
-        potential.use_script(load_script(path, potential.device))
+        script = load_script(path, potential.device)
+        potential.use_script(script)
+        if foreign_source(potential.module) or card.versions.get("npcalc") != __version__:
+            _compare(potential, script)
     return potential
+
+
+def _compare(potential: Potential, script: Script) -> None:
+    """Warns where the function of a file is not that of the network that is built from it today."""
+    inputs = example_inputs(potential.module)
+    with torch.enable_grad():
+        expected = potential.module(*inputs)
+    with torch.no_grad():
+        found = script(*inputs)
+    try:
+        check_agreement([found[name] for name in expected], list(expected.values()))
+    except RuntimeError:
+        warnings.warn(
+            f"the code of potential {potential.card.name!r} has changed since its file was written: "
+            f"energies, forces and dipoles are those of the file, but Hessians, Born charges, compiled "
+            f"code and other precisions are those of today's network; go back to the code of then, or "
+            f"train it anew",
+            stacklevel=3,
+        )
 
 
 def save_potential(

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from e3nn import o3
 from e3nn.math import normalize2mom
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,6 +49,12 @@ class MACEConfig(HostConfig):
     radial_width: int = Field(64, ge=1)
     radial_depth: int = Field(3, ge=1)
     readout_width: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _products_of_scalars_are_scalars(self) -> "MACEConfig":
+        if self.l_hidden > 0 and self.l_max == 0:
+            raise ValueError(f"l_hidden: {self.l_hidden} needs l_max of at least 1, got 0")
+        return self
 
 
 def couplings(irreps: list[o3.Irrep], order: int, keep: o3.Irrep | None = None) -> list:
