@@ -64,7 +64,8 @@ def run_case(data: Path, host: str, form: str, molecule: str) -> dict:
             properties=properties_of(trainer.model_config),
         )
         weights = dict(PolarizedModel(trainer.model_config).named_parameters())
-        calculator = NPCalculator(Potential(card, weights, "cpu"))
+        Potential(card, weights, "cpu").save(file := Path(folder) / "p.pt")  # with its TorchScript
+        calculator = NPCalculator(file)
         graph = calculator.graph(atoms)
         dynamics = measure(lambda: calculator.potential.evaluate(graph), seconds=4.0)
         compiled = measure(lambda: calculator.potential.evaluate_compiled(graph), seconds=4.0)
