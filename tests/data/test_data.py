@@ -111,7 +111,7 @@ def test_reference_energies_by_least_squares():
     for a in atoms:
         energy = sum({"O": -5.0, "H": -1.0}[s] for s in a.symbols)
         a.calc = SinglePointCalculator(a, energy=energy)
-    fitted = fit_reference_energies(from_atoms(atoms))
+    fitted = fit_reference_energies(from_atoms(atoms), 5.0)
     assert fitted == pytest.approx({1: -1.0, 8: -5.0})
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from runs import DATA, raw_config
 
 from npcalc.data import DataSet, from_atoms
@@ -13,19 +14,18 @@ from npcalc.train.splits import load_splits
 @pytest.fixture
 def config(tmp_path):
     """Of ten molecules and, between them, an atom in a box and one without."""
-    molecules = [DataSet.load(DATA).atoms(k) for k in range(10)]
-    boxed = Atoms("H", pbc=True, cell=[12.0] * 3)
-    for atoms, energy in ((boxed, -13.0), (alone := Atoms("O"), -2041.0)):
-        atoms.info["energy"] = energy
-        atoms.arrays["forces"] = np.zeros((1, 3))
-    for atoms in molecules:
-        atoms.info["energy"] = atoms.get_potential_energy()
-        atoms.arrays["forces"] = atoms.get_forces()
-        atoms.calc = None
+    known = DataSet.load(DATA).subset(np.arange(10))
+    molecules = [known.atoms(k) for k in range(10)]
+    boxed, alone = Atoms("H", pbc=True, cell=[12.0] * 3), Atoms("O")
+    energies = [*known.labels["energy"].values, -13.0, -2041.0]
+    forces = [*known.labels["forces"].values.reshape(10, 9, 3), np.zeros((1, 3)), np.zeros((1, 3))]
+    for atoms, energy, force in zip([*molecules, boxed, alone], energies, forces, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=force)
     data = from_atoms([*molecules[:3], boxed, *molecules[3:8], alone, *molecules[8:]])
     data.save(tmp_path / "d.h5")
     raw = raw_config(tmp_path / "run")
     raw["loss"] |= {"dipole": 0.0}
+    raw["model"] |= {"dipole": False}
     raw["data"] = {"train": str(tmp_path / "d.h5"), "n_train": 3, "n_validation": 2}
     return raw
 
@@ -48,7 +48,10 @@ def test_isolated_atoms_are_trained_on_wherever_they_are(config, tmp_path):
     assert splits["train"].n_atoms.tolist() == [9, 9, 1, 1]
     assert numbers_of(splits["validation"]) == [9] * 8
 
-    config["data"] = {"train": config["data"]["train"], "validation": str(DATA)}
+    config["data"] = {
+        "train": config["data"]["train"],
+        "validation": str(DATA.with_name("ethanol-test.h5")),
+    }
     assert numbers_of(load_splits(parse_config(config))["train"]) == [1, 1] + [9] * 10
 
 
