@@ -363,10 +363,13 @@ def _refuse_other(potential: Potential, device: str, dtype: str | None) -> None:
     Raises:
         ValueError: It has another.
     """
-    wanted = {"device": None if device == "auto" else device, "dtype": dtype}
-    for name, own in (("device", potential.device.type), ("dtype", potential.dtype)):
-        if wanted[name] not in (None, own):
+    where = str(potential.device)
+    same_device = device in ("auto", where, potential.device.type)
+    checks = [("device", same_device, device, where)]
+    checks.append(("dtype", dtype in (None, potential.dtype), dtype or "", potential.dtype))
+    for name, same, wanted, own in checks:
+        if not same:
             raise ValueError(
-                f"{name}: asked for {wanted[name]!r}, but the potential given is of {own!r}: load it with "
-                f"load_potential(..., {name}={wanted[name]!r}), or give its name or file"
+                f"{name}: asked for {wanted!r}, but the potential given is of {own!r}: load it with "
+                f"load_potential(..., {name}={wanted!r}), or give its name or file"
             )

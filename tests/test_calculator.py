@@ -94,7 +94,7 @@ def test_edges_in_the_skin_are_left_out_of_large_graphs():
 def test_a_potential_keeps_its_precision_and_device():
     potential = make_potential("painn", "geometry", dtype="float32")
     assert NPCalculator(potential, device="cpu", dtype="float32").potential is potential
-    for more in ({"dtype": "float64"}, {"device": "cuda"}):
+    for more in ({"dtype": "float64"}, {"device": "cuda"}, {"device": "cpu:1"}):
         with pytest.raises(
             ValueError, match=f"asked for .*{next(iter(more.values()))}.* load it with"
         ):

@@ -179,6 +179,9 @@ def test_code_without_a_file_is_known_by_what_it_does():
     )
     assert len({method_of(body) for body in bodies}) == len(bodies)
     assert method_of(bodies[3]) == method_of(bodies[3])
+    # Sets have no order of their own.
+    one, other = (package._fact_of(frozenset(text)) for text in ("abcdefgh", "hgfedcba"))
+    assert one == other
 
 
 def test_kept_code_of_a_host_that_calls_other_code_now_is_made_anew(monkeypatch, tmp_path):

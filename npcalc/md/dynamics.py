@@ -34,7 +34,7 @@ class MDSettings(BaseModel):
         seed: Of initial velocities and the thermostat.
         strides: Steps between two values of each quantity.
         block: Steps between two flushes; a killed run loses no more than that. By default 2000, and fewer
-            above 1000 atoms, for which steps times atoms are two millions.
+            above 1000 atoms, for which steps times atoms are two millions, but 50 at least.
         fix_center_of_mass: Whether the centre of mass rests; it is one molecule or a periodic cell.
             Not where the structure has constraints of its own.
         max_temperature_K: Above it the run has exploded and is stopped.
@@ -136,7 +136,7 @@ def run_md(
     else:
         settings = settings or MDSettings()
         if settings.block is None:
-            block = max(2_000_000 // max(len(atoms), 1000), 1)
+            block = max(2_000_000 // max(len(atoms), 1000), 50)  # each costs an evaluation
             settings = settings.model_copy(update={"block": block})
         atoms = atoms.copy()
         first, generator = 0, None

@@ -92,13 +92,6 @@ class PolarizedModel(nn.Module):
             move = moving and used and layer.n_vectors > 0
             updates.append(Displacement(layer, self.coupling, config.d_max) if move else Rest())
         self.updates = nn.ModuleList(updates)
-        if moving and all(isinstance(update, Rest) for update in updates):
-            raise ValueError(
-                f"polarization: moving, but nothing would move the points: host {config.host.name!r} "
-                f"as configured has no vectors in its layers, but for the last one, which only a dipole "
-                f"makes use of; give it vectors (l_max, l_hidden) and two layers or more, or "
-                f"polarization: static or none"
-            )
         moved = [isinstance(update, Displacement) for update in updates]
         self.still = [
             # Layers that were built for less while points rest, and no others, get it.
@@ -133,13 +126,6 @@ class PolarizedModel(nn.Module):
         )
         # Layers of our own operators, see `npcalc.ops`: a view of the host's, so no modules of the model.
         self.fused: Sequence[nn.Module] = ()
-        stored = self.state_dict().keys() & {name for name, _ in self.named_buffers()}
-        if stored:
-            raise ValueError(
-                f"host {config.host.name!r} has buffers that are no weights and would be lost in files: "
-                f"{', '.join(sorted(stored))}; register constants that are made with the host with "
-                f"persistent=False, and what is learned as parameters"
-            )
         self.isolated_energy: Tensor
         self.register_buffer("isolated_energy", torch.zeros(self.n_species))
         self.to(dtype)

@@ -52,10 +52,11 @@ struct Problem {
   int head_width() const { return channels / heads; }
   int head_columns() const { return columns() / heads; }
 
-  // Threads that are worth waking, and whose copies of what belongs to atoms take no more than half a kB for each edge.
-  int useful(int threads, int64_t n_pairs) const {
-    const int64_t row = int64_t(columns() + 3 * channels + 3 * points) * int64_t(sizeof(T));
-    const int64_t copies = n_pairs * 1024 / std::max<int64_t>(1, n_atoms * row);
+  // Threads that are worth waking, and whose copies of `row` numbers for each atom take no more than half a kB for each
+  // edge, or 64 MiB.
+  int useful(int threads, int64_t n_pairs, int64_t row) const {
+    const int64_t most = std::max(n_pairs * 1024, int64_t(64) << 20);
+    const int64_t copies = most / std::max<int64_t>(1, n_atoms * row * int64_t(sizeof(T)));
     return useful_threads(int(std::min<int64_t>(threads, 1 + copies)), n_pairs);
   }
 };
@@ -596,7 +597,7 @@ void over_pairs(const Problem<T>& g, const std::vector<int64_t>& pairs, int thre
 template <typename T>
 void messages(const Problem<T>& g, T* ds, T* dv, int threads) {
   const std::vector<int64_t> pairs = pairs_within(g);
-  threads = g.useful(threads, pairs.size());
+  threads = g.useful(threads, pairs.size(), 4 * g.channels);
   Shares<T> s(ds, g.n_atoms * g.channels, threads), v(dv, g.n_atoms * 3 * g.channels, threads);
   const auto add = for_shape(g, [](auto n, auto most, auto width) { return add_messages<T, n, most, width>; });
   over_pairs<T, Block<T>>(g, pairs, threads, [&] { return Block<T>(g, false); }, [&](Block<T>& block, int t) {
@@ -631,7 +632,7 @@ template <typename T>
 void messages_backward(const Problem<T>& g, const T* by_ds, const T* by_dv, const Gradient<T>& to,
                        const Weights<T>& weights, int threads) {
   const std::vector<int64_t> pairs = pairs_within(g);
-  threads = g.useful(threads, pairs.size());
+  threads = g.useful(threads, pairs.size(), g.columns() + 3 * g.channels + 3 * g.points);
   Shares<T> phi(to.phi, g.n_atoms * g.columns(), threads), v(to.v, g.n_atoms * 3 * g.channels, threads);
   Shares<T> d(to.d, g.n_atoms * g.points * 3, threads);
   WeightShares<T> w(g, weights, threads);

@@ -279,7 +279,7 @@ template <typename T>
 void messages_second(const Problem<T>& g, const Direction<T>& along, const T* by_ds, const T* by_dv,
                      const SecondGradient<T>& to, const Weights<T>& weights, int threads) {
   const std::vector<int64_t> pairs = pairs_within(g);
-  threads = g.useful(threads, pairs.size());
+  threads = g.useful(threads, pairs.size(), g.columns() + 7 * g.channels + 3 * g.points);
   const int64_t n = g.n_atoms;
   Shares<T> s(to.by_ds, n * g.channels, threads), x(to.by_dv, n * 3 * g.channels, threads);
   Shares<T> d(to.d, n * g.points * 3, threads), phi(to.phi, n * g.columns(), threads);

@@ -82,8 +82,14 @@ def foreign_source(module: PotentialModule) -> str:
 
 def _facts_of(code: CodeType) -> str:
     """What a function does, and what it does it to, without the addresses of functions inside it."""
-    constants = [_facts_of(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    return f"{code.co_code!r} {code.co_names} {constants}"
+    return f"{code.co_code!r} {code.co_names} {[_fact_of(c) for c in code.co_consts]}"
+
+
+def _fact_of(constant: object) -> str:
+    if isinstance(constant, CodeType):
+        return _facts_of(constant)
+    # The order of sets is another one in each session.
+    return str(sorted(map(repr, constant))) if isinstance(constant, frozenset) else repr(constant)
 
 
 def package_path(

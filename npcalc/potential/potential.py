@@ -302,11 +302,15 @@ def load_potential(
     own_file = Path(name_or_path).is_file()
     potential.source = str(path.resolve()) if own_file else os.fspath(name_or_path)
     # The script of older formats is the network with autograd: no faster, and without properties.
-    if card.format >= 3 and potential.dtype == card.dtype:
-        script = load_script(path, potential.device)
-        potential.use_script(script)
-        if foreign_source(potential.module) or card.versions.get("npcalc") != __version__:
-            _compare(potential, script)
+    if card.format >= 3:
+        changed = foreign_source(potential.module) or card.versions.get("npcalc") != __version__
+        same_dtype = potential.dtype == card.dtype
+        if same_dtype or changed:
+            script = load_script(path, potential.device)
+            if same_dtype:
+                potential.use_script(script)
+            if changed:
+                _compare(potential, script)
     return potential
 
 

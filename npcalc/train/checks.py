@@ -1,6 +1,8 @@
 """Whether data and configuration fit: each label that is asked for is there, and nothing is untrained."""
 
 from ..data import LABELS, DataSet
+from ..model import PolarizedModel
+from ..nn.polarization import Displacement
 from .config import TrainConfig
 
 
@@ -47,4 +49,23 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
         raise ValueError(
             f"no structure to validate on has one of the labels that are trained "
             f"({', '.join(wanted)}): the best weights could not be told"
+        )
+
+
+def check_movement(polarization: str, model: PolarizedModel) -> None:
+    """Refuses moving points that nothing would move: their dipole would be zero.
+
+    Args:
+        polarization: What the configuration asks for.
+        model: The network.
+
+    Raises:
+        ValueError: There is no layer that moves them.
+    """
+    moves = any(isinstance(update, Displacement) for update in model.updates)
+    if polarization == "moving" and not moves:
+        raise ValueError(
+            "model.polarization: moving, but nothing would move the points: the host as configured has no "
+            "vectors in its layers, but for the last one, which only a dipole makes use of; give it vectors "
+            "(l_max, l_hidden) and two layers or more, or polarization: static or none"
         )

@@ -23,15 +23,16 @@ class DataConfig(_Section):
         train: File of training (and, if ``validation`` is not given, validation) structures.
         validation: File of validation structures.
         test: File of test structures, evaluated once at the end.
-        n_train: How many of ``train`` to train on; all that are not validated on by default.
+        n_train: How many of ``train`` to train on, isolated atoms apart, all of which are trained on; by
+            default all that are not validated on.
         n_validation: How many of ``train`` to validate on, without a ``validation`` file.
         split_seed: Seed of the random split.
-        split_file: Text file with indices to train on, one a line, instead of a random split;
-            the structures it does not name are validated on, ``n_validation`` of them at most.
+        split_file: Text file with indices to train on, one a line, instead of a random split, and isolated
+            atoms besides; the structures it does not name are validated on, ``n_validation`` of them at most.
         keys: Key of each label in the files.
         units: Units of ``energy``, ``length`` and ``dipole`` in files that do not say them: npz
             (kcal/mol, A, e*A by default) and what ASE reads (eV, A, e*A by default).
-        reference_energies: ``fit`` (the energies of isolated atoms among the training structures, and
+        reference_energies: ``fit`` (the energies of isolated atoms in the file of training structures, and
             least squares for other elements; with a single composition their sum is free and is finally
             set by the mean error on the validation structures), or the energy of each
             isolated atom in eV by symbol, above which the network has to learn the energies of all

@@ -32,6 +32,7 @@ class RunState:
         log: Its table, cut where the run goes on.
         learning_rate: Largest learning rate of a new run.
         steps_per_epoch: Steps of a pass over the data.
+        reference: Energies of isolated atoms that the network adds to.
         hashes: SHA-256 of the structures of ``train`` and ``validation``.
         writes: Whether this process is the one that writes files.
 
@@ -40,7 +41,7 @@ class RunState:
         checkpoint: Path of the checkpoint.
 
     Raises:
-        ValueError: The folder holds a run with another configuration or other structures.
+        ValueError: The folder holds a run with another configuration, other structures or reference energies.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class RunState:
         log: TrainingLog,
         learning_rate: float,
         steps_per_epoch: int,
+        reference: list[float],
         hashes: dict[str, str],
         writes: bool,
     ) -> None:
@@ -71,8 +73,10 @@ class RunState:
             "epochs": config.training.epochs,
             "retreats": 0,
             "lowest_loss": None,
+            "reference": reference,
             **{f"sha256_{name}": value for name, value in hashes.items()},
         }
+        self._odd = (False, False)
         stored = log.path.parent / "config.json"
         if self.checkpoint.exists():
             if stored.exists():
@@ -130,11 +134,18 @@ class RunState:
             TrainingDiverged: It exploded.
         """
         lowest = self.state["lowest_loss"]
+        self._odd = (self._odd[1], bool(lowest) and loss > EXPLODED * lowest)
         if lowest and min(loss, late) > EXPLODED * lowest:
             raise TrainingDiverged(
                 f"the loss of epoch {epoch} is {loss / lowest:.0f} times the lowest"
             )
         self.state["lowest_loss"] = loss if lowest is None else min(loss, lowest)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether weights are worth keeping: a first epoch of large loss may be the begin of an explosion."""
+        before, now = self._odd
+        return before or not now
 
     def save(self) -> None:
         """Writes the checkpoint."""
@@ -181,10 +192,17 @@ class RunState:
                     f"{self.checkpoint} was made with other data.{name} structures: give the same "
                     f"data, or another output folder"
                 )
+        # Older checkpoints do not have them.
+        if state.get("reference", self.state["reference"]) != self.state["reference"]:
+            raise ValueError(
+                f"{self.checkpoint} was made with other reference energies, {state['reference']} eV and not "
+                f"{self.state['reference']}: give them as data.reference_energies, or another output folder"
+            )
         self._restore(tensors, state)
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.state |= state
+        self._odd = (False, False)
         self._vectors.restore(tensors)
         if self._writes:
             self._log.cut(self.state["epoch"])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from ase.data import atomic_numbers
 
 from ..data import DataSet, isolated_atoms, random_split, read_data
 from .config import TrainConfig
@@ -35,6 +36,11 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
     whole = read(config.train)
     isolated = isolated_atoms(whole, run.model.cutoff)
     alone, others = np.flatnonzero(isolated), np.flatnonzero(~isolated)
+    if run.model.elements:
+        kept = np.isin(
+            whole.numbers[whole.atom_rows(alone)], [atomic_numbers[e] for e in run.model.elements]
+        )
+        alone = alone[kept]
     n_others = len(others)
     if n_others == 0:
         raise ValueError(f"{config.train} holds isolated atoms alone: there is nothing to train on")
@@ -64,7 +70,7 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
         rest = np.setdiff1d(others, train)[: config.n_validation]
         if len(rest) == 0:
             raise ValueError(
-                f"{config.split_file} names all {len(whole)} structures of {config.train}: none is "
+                f"{config.split_file} names all {n_others} structures of {config.train}: none is "
                 f"left to validate on; leave some out or give data.validation"
             )
         train = np.concatenate([train, np.setdiff1d(alone, train)])

@@ -23,7 +23,7 @@ from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
 from ..potential.derivatives import EdgePotential
 from .batches import Batches, species_index
-from .checks import check_labels
+from .checks import check_labels, check_movement
 from .config import ConfigError, TrainConfig, reason_of
 from .denormals import flush_denormals
 from .distributed import Processes
@@ -90,9 +90,9 @@ class Trainer:
         self.batches = {name: self._batches(name) for name in self.splits}
         self.scale = self._scale()
         torch.manual_seed(opt.seed)
-        self.potential = EdgePotential(PolarizedModel(self.model_config), self.scale).to(
-            self.device
-        )
+        model = PolarizedModel(self.model_config)
+        check_movement(self.model_config.polarization, model)
+        self.potential = EdgePotential(model, self.scale).to(self.device)
         self.loss = LossModule(
             self.potential, config.loss, opt.compile == "auto", self.properties
         ).to(self.device)
@@ -110,6 +110,7 @@ class Trainer:
             self.log,
             largest,
             self.steps_per_epoch,
+            list(self.reference),
             hashes,
             self.processes.first,
         )
@@ -211,6 +212,7 @@ class Trainer:
             unit="epoch",
             disable=not show,
         ) as bar:
+            due = False
             while self.state["epoch"] < opt.epochs:
                 began = time.perf_counter()
                 try:
@@ -226,8 +228,10 @@ class Trainer:
                     bar.set_postfix_str(
                         progress_text(self._validate(train_loss), self.loss.targets)
                     )
-                if epoch == opt.epochs or epoch % opt.checkpoint_every == 0:
+                due = due or epoch % opt.checkpoint_every == 0
+                if epoch == opt.epochs or (due and self.run_state.is_settled):
                     self.run_state.save()
+                    due = False
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Order of the training structures in an epoch.

@@ -307,7 +307,7 @@ def test_momenta_that_are_all_zero_are_none(tmp_path):
 
 def test_blocks_of_large_structures_are_shorter(tmp_path):
     """So that a run that may not last for hours can be taken up again."""
-    for n_atoms, block in ((9, 2000), (4000, 500)):
+    for n_atoms, block in ((9, 2000), (4000, 500), (80_000, 50)):
         atoms = Atoms(f"H{n_atoms}", np.arange(3.0 * n_atoms).reshape(-1, 3))
         path, springs = tmp_path / f"{n_atoms}.h5", Springs(atoms.positions.copy())
         run_md(atoms, springs, 1, path, MDSettings(strides={"energy": 1}), progress=False)

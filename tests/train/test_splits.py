@@ -55,6 +55,13 @@ def test_isolated_atoms_are_trained_on_wherever_they_are(config, tmp_path):
     assert numbers_of(load_splits(parse_config(config))["train"]) == [1, 1] + [9] * 10
 
 
+def test_isolated_atoms_of_other_elements_are_left_out(config):
+    for elements, n_isolated in ((["C", "H", "O"], 2), (["H"], 1)):
+        config["model"]["elements"] = elements
+        splits = load_splits(parse_config(config))
+        assert numbers_of(splits["train"]) == [1] * n_isolated + [9] * 3
+
+
 def test_isolated_atoms_alone_cannot_be_trained_on(config, tmp_path):
     data = DataSet.load(tmp_path / "d.h5")
     data.subset(np.flatnonzero(data.n_atoms == 1)).save(tmp_path / "atoms.h5")

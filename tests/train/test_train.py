@@ -335,3 +335,32 @@ def test_damaged_checkpoint(tmp_path):
     (folder / "checkpoint.safetensors").write_bytes(b"12345678garbage")
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         Trainer(parse_config(raw_config(folder)))
+
+
+@pytest.mark.parametrize(
+    ("host", "dipole"),
+    [
+        ({"name": "mace", "channels": 4, "l_hidden": 0, "l_max": 2}, True),
+        ({"name": "mace", "channels": 4, "l_max": 2, "n_layers": 1}, True),
+        ({"name": "nequip", "channels": 4, "l_max": 0}, True),
+        ({"name": "painn", "channels": 8, "n_layers": 1}, False),
+    ],
+)
+def test_points_that_nothing_moves_are_refused(tmp_path, host, dipole):
+    """Not a dipole of zero and an ablation that compares points at rest with themselves."""
+    raw = raw_config(tmp_path / "run")
+    raw["model"] = {"host": host, "dipole": dipole}
+    raw["loss"]["dipole"] = float(dipole)
+    with pytest.raises(ValueError, match="nothing would move the points"):
+        Trainer(parse_config(raw))
+
+
+def test_other_reference_energies_do_not_take_over_a_run(tmp_path, monkeypatch):
+    raw = raw_config(tmp_path / "run")
+    trainer = Trainer(parse_config(raw))
+    trainer.run_state.save()
+    Trainer(parse_config(raw))
+    other = [energy + 1 for energy in trainer.reference]
+    monkeypatch.setattr(Trainer, "_reference_energies", lambda self: other)
+    with pytest.raises(ValueError, match="was made with other reference energies"):
+        Trainer(parse_config(raw))
