@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from matplotlib.figure import Figure
+from rows import save_figure
 
 from npcalc import NPCalculator, load_potential
 from npcalc.data import from_atoms
@@ -198,8 +199,7 @@ def plot(path: Path, rows: list[dict], scans: dict[str, dict], sampled: np.ndarr
             reach = np.abs((sampled + 180.0) % 360.0 - 180.0).max()
             axes.axvspan(0.0, reach, color="0.9", linewidth=0.0, label="in train_300K")
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
-    with new_file(path, overwrite=True) as partial:
-        figure.savefig(partial, dpi=150)
+    save_figure(figure, path)
 
 
 def test(args: argparse.Namespace) -> None:

@@ -19,11 +19,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rmd17 import HOSTS, ROWS, configuration, model_of
-from rows import load_rows, save_row, write_table
+from rows import load_rows, save_figure, save_row, write_table
 from speed_common import measure, peak_memory
-
-from npcalc.files import new_file
 
 CASES = Path(__file__).parent / "results" / "cost"
 
@@ -125,16 +124,12 @@ def table(target: Path) -> None:
 
 def plot(rows: list[dict], found: dict[tuple[str, str, str], float], target: Path) -> None:
     """Force error against time per MD step: one panel a molecule, one color a host."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     known = [r for r in rows if (r["host"], r["molecule"], r["form"]) in found]
     molecules = sorted({r["molecule"] for r in known})
     if not molecules:
         return
-    figure, axes = plt.subplots(1, len(molecules), figsize=(4.5 * len(molecules), 4), squeeze=False)
+    figure = Figure(figsize=(4.5 * len(molecules), 4), layout="tight")
+    axes = figure.subplots(1, len(molecules), squeeze=False)
     for axis, molecule in zip(axes[0], molecules, strict=True):
         for row in (r for r in known if r["molecule"] == molecule):
             color = f"C{list(HOSTS).index(row['host'])}"
@@ -144,9 +139,7 @@ def plot(rows: list[dict], found: dict[tuple[str, str, str], float], target: Pat
             axis.annotate(f"{row['host']} {row['form']}", (row["md_step_ms"], error), fontsize=6)
         axis.set(xscale="log", yscale="log", title=molecule, xlabel="time per MD step, ms")
     axes[0][0].set_ylabel("force MAE, meV/A")
-    figure.tight_layout()
-    with new_file(target, overwrite=True) as partial:
-        figure.savefig(partial, dpi=150)
+    save_figure(figure, target)
 
 
 def main() -> None:

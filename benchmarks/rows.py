@@ -7,6 +7,8 @@ import statistics
 from itertools import pairwise
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from npcalc.files import new_file
 
 
@@ -50,6 +52,12 @@ def write_table(target: Path, lines: list[str], rows: list[dict] | None = None) 
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def save_figure(figure: Figure, target: Path) -> None:
+    """Writes a figure."""
+    with new_file(target, overwrite=True) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def training_parser(

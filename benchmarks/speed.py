@@ -29,7 +29,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rows import write_table
+from matplotlib.figure import Figure
+from rows import save_figure, write_table
 
 from npcalc.files import new_file
 
@@ -38,6 +39,8 @@ RESULTS = HERE / "results"
 WATER = ("water-192", "water-1536", "water-12288")
 ATOMS = {"ethanol": 9, "aspirin": 21, **{name: int(name.split("-")[1]) for name in WATER}}
 HOW = {"compiled": "compiled", "script": "not compiled"}
+"""Ways of running a potential, and what tables call them."""
+
 POTENTIALS = {"fast": "npcalc, `ethanol-fast`", "one": "npcalc, 1 point"}
 OPERATORS = {
     "messages": "messages",
@@ -58,16 +61,16 @@ def cases() -> list[str]:
     found = []
     for what in ("ethanol", "aspirin", *WATER):
         for points in POTENTIALS:
-            found += [f"{points} {way} {what} 1" for way in ("compiled", "script")]
+            found += [f"{points} {way} {what} 1" for way in HOW]
         if what in ("ethanol", "aspirin", "water-192"):
             found += [f"{peer} peer {what} 1" for peer in PEERS]
     for what in ("ethanol", "water-192", "water-1536"):
-        found += [f"fast {way} {what} 2" for way in ("compiled", "script")]
+        found += [f"fast {way} {what} 2" for way in HOW]
     for what in ("evaluate", "singly"):
-        found += [f"fast {way} {what} {n}" for way in ("compiled", "script") for n in (1, 2)]
+        found += [f"fast {way} {what} {n}" for way in HOW for n in (1, 2)]
     found += ["fast compiled around 1", "ase empty around 1"]
     found += ["fast compiled start 1", "fast script start 1"]
-    found += [f"accurate {way} ethanol 1" for way in ("compiled", "script")]
+    found += [f"accurate {way} ethanol 1" for way in HOW]
     found.append("accurate compiled water-192 1")
     found += [f"operator compiled {what} 1" for what in OPERATORS]
     found += [f"{points} compiled train 1" for points in ("fast", "one", "plain")]
@@ -148,26 +151,19 @@ def table(result: Path) -> None:
     ]  # fmt: skip
     gflops = rows["core core core 1"]["gflops"]
     for what in ("ethanol", "aspirin", *WATER):
-        ours = {
-            (p, w): rows.get(f"{p} {w} {what} 1")
-            for p in POTENTIALS
-            for w in ("compiled", "script")
-        }
+        ours = {(p, w): rows.get(f"{p} {w} {what} 1") for p in POTENTIALS for w in HOW}
         if not ours["fast", "compiled"]:
             continue
         cells = [what, str(ours["fast", "compiled"]["edges"])]
-        cells += [" / ".join(ms(ours["fast", w]) for w in ("compiled", "script"))]
-        cells += [" / ".join(f"{ours['fast', w]['model_ms']:.3g}" for w in ("compiled", "script"))]
-        cells += [" / ".join(ms(ours["one", w]) for w in ("compiled", "script"))]
+        cells += [" / ".join(ms(ours["fast", w]) for w in HOW)]
+        cells += [" / ".join(f"{ours['fast', w]['model_ms']:.3g}" for w in HOW)]
+        cells += [" / ".join(ms(ours["one", w]) for w in HOW)]
         cells.append(f"{limit(ours['fast', 'compiled'], gflops):.2g}")
         for peer in PEERS:
             other = rows.get(f"{peer} peer {what} 1")
             cells.append(ms(other))
             cells.append(
-                " / ".join(
-                    f"{other['median_ms'] / ours['fast', w]['median_ms']:.2f}"
-                    for w in ("compiled", "script")
-                )
+                " / ".join(f"{other['median_ms'] / ours['fast', w]['median_ms']:.2f}" for w in HOW)
                 if other
                 else "-"
             )
@@ -178,7 +174,7 @@ def table(result: Path) -> None:
     ]  # fmt: skip
     powers = []
     for points, name in POTENTIALS.items():
-        for way in ("compiled", "script"):
+        for way in HOW:
             small, large = (rows.get(f"{points} {way} {w} 1") for w in (WATER[0], WATER[2]))
             if small and large:
                 power = math.log(large["median_ms"] / small["median_ms"]) / math.log(64)
@@ -227,12 +223,8 @@ def table(result: Path) -> None:
 
 def plot(rows: dict[str, dict], target: Path) -> None:
     """Time of an ASE step against atoms, one thread."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.5, 4.5))
+    figure = Figure(figsize=(6.5, 4.5), layout="tight")
+    axis = figure.subplots()
     kinds = [
         (f"{who} {way}", "o-" if way == "compiled" else "s--", f"{name}, {HOW[way]}")
         for who, name in POTENTIALS.items()
@@ -249,9 +241,7 @@ def plot(rows: dict[str, dict], target: Path) -> None:
     axis.set(xscale="log", yscale="log", xlabel="atoms: ethanol, aspirin, water")
     axis.set_ylabel("ASE step, forces, one thread, ms")
     axis.legend(fontsize=7)
-    figure.tight_layout()
-    with new_file(target, overwrite=True) as partial:
-        figure.savefig(partial, dpi=150)
+    save_figure(figure, target)
 
 
 def ms(row: dict | None) -> str:
