@@ -39,7 +39,7 @@ HOSTS = {
 ENVELOPES = {"nequip": "polynomial", "painn": "cosine", "tensornet": "cosine"}
 POINTS = {
     "nequip": {"coupling": "paired_geometry", "n_points": 1},
-    "painn": {"coupling": "paired_heads", "n_points": 8},
+    "painn": {"coupling": "paired_products", "n_points": 8},
     "tensornet": {"coupling": "paired_geometry", "n_points": 4},
 }
 ENERGY_WEIGHTS = {"nequip": 200.0, "painn": 50.0, "tensornet": 100.0}

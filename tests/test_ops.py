@@ -375,7 +375,7 @@ def test_wrong_width_is_refused():
     ops.load_operators()
     module = package.with_operators(potential.module)
     layer = module.edge_potential.model.fused[0]
-    layer.layer.phi[-1] = torch.nn.Linear(16, 5, dtype=torch.float64)
+    layer.layer.phi = torch.nn.Linear(16, 5, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="phi has 5 columns"):
         module(*graph)
 

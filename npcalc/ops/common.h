@@ -1,4 +1,4 @@
-// Vectors of the processor, products with packed weights, memory and threads, for messages.h and convolution.h.
+// Vectors of the processor, products with packed weights, memory and threads, for the other headers.
 #pragma once
 
 #include <algorithm>
@@ -144,15 +144,13 @@ struct Space {
 
 inline int padded(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
 
-// The first n vectors of a panel of a product, 1 to N.
-template <typename T, int N = PANEL / Vec<T>::width>
-void product_panel(int n, const T* a, int row, int step, const T* panel, int depth, const T* bias, int rows, T* out,
-                   int wide) {
-  if constexpr (N > 1)
-    if (n < N) return product_panel<T, N - 1>(n, a, row, step, panel, depth, bias, rows, out, wide);
+// The first N vectors of a panel of a product, ROWS rows at a time and fewer of what is left.
+template <typename T, int N, int ROWS>
+void product_rows(const T* a, int row, int step, const T* panel, int depth, const T* bias, int rows, T* out, int wide) {
   typedef typename Vec<T>::type V;
-  constexpr int W = Vec<T>::width, ROWS = rows_at_once(N);
-  for (int r0 = 0; r0 < rows; r0 += ROWS) {
+  constexpr int W = Vec<T>::width;
+  int r0 = 0;
+  for (; r0 + ROWS <= rows; r0 += ROWS) {
     V total[ROWS][N];
     for (int r = 0; r < ROWS; ++r)
       for (int v = 0; v < N; ++v) total[r][v] = bias ? load(bias + v * W) : V{};
@@ -166,9 +164,21 @@ void product_panel(int n, const T* a, int row, int step, const T* panel, int dep
     for (int r = 0; r < ROWS; ++r)
       for (int v = 0; v < N; ++v) store(out + (r0 + r) * wide + v * W, total[r][v]);
   }
+  if constexpr (ROWS > 1)
+    if (r0 < rows)
+      product_rows<T, N, ROWS / 2>(a + r0 * row, row, step, panel, depth, bias, rows - r0, out + r0 * wide, wide);
 }
 
-// out[r][:columns] = bias + sum over k of a(r, k) packed[k][:] for (at least) `rows` rows, a(r, k) = a[r * row + k * step].
+// The first n vectors of a panel of a product, 1 to N.
+template <typename T, int N = PANEL / Vec<T>::width>
+void product_panel(int n, const T* a, int row, int step, const T* panel, int depth, const T* bias, int rows, T* out,
+                   int wide) {
+  if constexpr (N > 1)
+    if (n < N) return product_panel<T, N - 1>(n, a, row, step, panel, depth, bias, rows, out, wide);
+  product_rows<T, N, rows_at_once(N)>(a, row, step, panel, depth, bias, rows, out, wide);
+}
+
+// out[r][:columns] = bias + sum over k of a(r, k) packed[k][:] for `rows` rows, a(r, k) = a[r * row + k * step].
 // Columns that fill up the last panel are left as they are where whole vectors of them do.
 template <typename T>
 void product(const T* a, int row, int step, const T* packed, int depth, int columns, const T* bias, int rows, T* out) {

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ..cache import cache_folder, processor
-from . import convolution
+from . import atoms, convolution
 
-UNITS = ("messages.cpp", "convolution.cpp", "packages.cpp")
+UNITS = ("messages.cpp", "convolution.cpp", "atoms.cpp", "packages.cpp")
 """What is compiled."""
 
-SOURCES = ("common.h", "messages.h", "second.h", "convolution.h", *UNITS)
+SOURCES = ("common.h", "messages.h", "second.h", "convolution.h", "atoms.h", *UNITS)
 
 FLAGS = (
     "-O3", "-std=c++20", "-fPIC", "-fno-math-errno", "-ffp-contract=fast",
@@ -126,6 +126,7 @@ def _load_once() -> None:
     for name, fake in fakes.items():
         torch.library.register_fake(f"npcalc::{name}", fake)
     convolution.register()
+    atoms.register()
 
 
 def _shape_of_reverse(edges: Tensor, center: Tensor, neighbor: Tensor, cutoff: float) -> Tensor:

@@ -7,22 +7,8 @@ from ..model import PolarizedModel
 from ..nn.hosts.painn import PaiNNLayer
 from ..nn.points import Coupling, PairedGeometry, SinglePoint
 from ..nn.radial import BesselBasis, PolynomialEnvelope
-
-PANEL = 32
-"""Columns of a panel of packed weights, as in ``common.h``."""
-
-
-def pack(matrix: Tensor) -> Tensor:
-    """Panels of 32 columns one after the other, zeros filling up the last.
-
-    Args:
-        matrix: Shape (..., rows, columns).
-
-    Returns:
-        Shape (..., n_panels, rows, 32).
-    """
-    wide = nn.functional.pad(matrix, (0, -matrix.shape[-1] % PANEL))
-    return wide.unflatten(-1, (-1, PANEL)).transpose(-3, -2).contiguous()
+from .atoms import FusedUpdate, fuse_perceptrons
+from .packing import pack, pack_bias
 
 
 def envelope_power(envelope: nn.Module) -> int:
@@ -86,13 +72,14 @@ def points_seen(layer: PaiNNLayer, coupling: Coupling) -> int:
 class FusedPaiNNLayer(nn.Module):
     """The same function as a `PaiNNLayer` on the geometry of its coupling, on the CPU.
 
-    It has no second derivatives by the edges.
+    It has no second derivatives by the edges, and with constant weights none at all.
 
     Args:
         layer: The layer; it stays what it is.
         coupling: Its coupling, for which `can_fuse_messages` holds.
         still: Whether all displacements are zero: before the first movement, or of static points.
-        constant: Whether the weights of the layer will stay what they are: they are packed once.
+        constant: Whether the weights of the layer will stay what they are: they are packed once, and the
+            update block is an operator too.
     """
 
     def __init__(
@@ -114,7 +101,9 @@ class FusedPaiNNLayer(nn.Module):
         self.coupling = coupling
         self.n_heads = 1 if still else layer.n_heads
         self.packed: tuple[Tensor, ...] | None = None
+        self.update: FusedUpdate | None = None
         if constant:
+            self.update = FusedUpdate(layer)
             with torch.no_grad():
                 dtype = layer.filter.weight.dtype
                 self.packed = tuple(t.to(dtype) for t in self.pack(torch.float64))
@@ -126,8 +115,7 @@ class FusedPaiNNLayer(nn.Module):
             dtype: Precision to calculate in.
         """
         bias, even, odd = filter_weights(self.layer, self.coupling, self.still, dtype)
-        bias = nn.functional.pad(bias, (0, -bias.shape[-1] % PANEL))
-        return bias, *(pack(part) for part in (even.mT, odd.mT, even, odd))
+        return pack_bias(bias), *(pack(part) for part in (even.mT, odd.mT, even, odd))
 
     def forward(
         self, x: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor
@@ -153,6 +141,8 @@ class FusedPaiNNLayer(nn.Module):
             self.cutoff, self.softening, self.n_basis, self.power, self.n_heads, self.still,
             layer.spec.relative, layer.spec.products,
         )  # fmt: skip
+        if self.update is not None:
+            return self.update(x, ds, dv)
         return layer.update_block(s + ds, v + dv)
 
 
@@ -181,9 +171,12 @@ def fuse_messages(model: PolarizedModel, constant: bool) -> None:
 
     Args:
         model: The model.
-        constant: Whether its weights will stay what they are now.
+        constant: Whether its weights will stay what they are now. What atoms do by themselves is operators
+            too then; training, which differentiates it twice, leaves it to the compiler.
     """
     model.fused = [
         FusedPaiNNLayer(layer, model.coupling, still, constant)  # type: ignore[arg-type]
         for layer, still in zip(model.host.layers, model.still, strict=True)
     ]
+    if constant:
+        fuse_perceptrons(model)

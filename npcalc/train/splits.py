@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_numbers
+from numpy.typing import NDArray
 
 from ..data import DataSet, isolated_atoms, random_split, read_data
-from .config import TrainConfig
+from .config import DataConfig, TrainConfig
+
+_Rows = NDArray[np.int64]
 
 
 def load_splits(run: TrainConfig) -> dict[str, DataSet]:
@@ -35,58 +38,64 @@ def load_splits(run: TrainConfig) -> dict[str, DataSet]:
 
     whole = read(config.train)
     isolated = isolated_atoms(whole, run.model.cutoff)
-    alone, others = np.flatnonzero(isolated), np.flatnonzero(~isolated)
-    if run.model.elements:
-        kept = np.isin(
-            whole.numbers[whole.atom_rows(alone)], [atomic_numbers[e] for e in run.model.elements]
-        )
-        alone = alone[kept]
-    n_others = len(others)
-    if n_others == 0:
+    others = np.flatnonzero(~isolated)
+    if len(others) == 0:
         raise ValueError(f"{config.train} holds isolated atoms alone: there is nothing to train on")
-
-    def random_subsets(*sizes: int) -> list[DataSet]:
-        """Training structures, and others where a second size is given."""
-        train, *rest = (
-            others[part] for part in random_split(n_others, list(sizes), config.split_seed)
-        )
-        return [whole.subset(np.union1d(train, alone)), *map(whole.subset, rest)]
-
-    splits = {}
-    if config.validation is not None:
-        splits["validation"] = read(config.validation)
-        splits["train"] = random_subsets(config.n_train or n_others)[0]
-    elif config.split_file is not None:
-        train = np.loadtxt(config.split_file, dtype=np.int64, ndmin=1)
-        wrong = train[(train < 0) | (train >= len(whole))]
-        if len(wrong):
-            raise ValueError(
-                f"{config.split_file} names structure {wrong[0]}, but {config.train} has "
-                f"{len(whole)}, counted from 0"
-            )
-        twice = np.flatnonzero(np.bincount(train) > 1)
-        if len(twice):
-            raise ValueError(f"{config.split_file} names structure {twice[0]} more than once")
-        rest = np.setdiff1d(others, train)[: config.n_validation]
-        if len(rest) == 0:
-            raise ValueError(
-                f"{config.split_file} names all {n_others} structures of {config.train}: none is "
-                f"left to validate on; leave some out or give data.validation"
-            )
-        train = np.concatenate([train, np.setdiff1d(alone, train)])
-        splits = {"train": whole.subset(train), "validation": whole.subset(rest)}
-    else:
-        n = config.n_train or n_others - config.n_validation
-        if n < 1:
-            raise ValueError(
-                f"{config.train} has {n_others} structures, of which data.n_validation takes "
-                f"{config.n_validation}: none is left to train on"
-            )
-        splits["train"], splits["validation"] = random_subsets(n, config.n_validation)
+    train, validation = (
+        _named(config, whole, others) if config.split_file else _drawn(config, others)
+    )
+    alone = np.setdiff1d(
+        _rows_of_elements(whole, np.flatnonzero(isolated), run.model.elements), train
+    )
+    splits = {"train": whole.subset(np.concatenate([train, alone]))}
+    splits["validation"] = (
+        read(config.validation) if config.validation else whole.subset(validation)
+    )
     if config.test is not None:
         splits["test"] = read(config.test)
     _warn_of_repeated(run, splits)
     return splits
+
+
+def _drawn(config: DataConfig, others: _Rows) -> tuple[_Rows, _Rows]:
+    """Rows to train and to validate on, drawn from those of no isolated atom."""
+    n_validation = 0 if config.validation else config.n_validation
+    n_train = config.n_train or len(others) - n_validation
+    if n_train < 1:
+        raise ValueError(
+            f"{config.train} has {len(others)} structures, of which data.n_validation takes "
+            f"{n_validation}: none is left to train on"
+        )
+    train, validation = random_split(len(others), [n_train, n_validation], config.split_seed)
+    return others[train], others[validation]
+
+
+def _named(config: DataConfig, whole: DataSet, others: _Rows) -> tuple[_Rows, _Rows]:
+    """Rows that the file of a split names, and the first of the others."""
+    train = np.loadtxt(str(config.split_file), dtype=np.int64, ndmin=1)
+    wrong = train[(train < 0) | (train >= len(whole))]
+    if len(wrong):
+        raise ValueError(
+            f"{config.split_file} names structure {wrong[0]}, but {config.train} has "
+            f"{len(whole)}, counted from 0"
+        )
+    twice = np.flatnonzero(np.bincount(train) > 1)
+    if len(twice):
+        raise ValueError(f"{config.split_file} names structure {twice[0]} more than once")
+    rest = np.setdiff1d(others, train)[: config.n_validation]
+    if len(rest) == 0:
+        raise ValueError(
+            f"{config.split_file} names all {len(others)} structures of {config.train}: none is "
+            f"left to validate on; leave some out or give data.validation"
+        )
+    return train, rest
+
+
+def _rows_of_elements(data: DataSet, rows: _Rows, elements: tuple[str, ...]) -> _Rows:
+    """Those rows of isolated atoms whose element is among the given, all where none is given."""
+    if not elements:
+        return rows
+    return rows[np.isin(data.numbers[data.atom_rows(rows)], [atomic_numbers[e] for e in elements])]
 
 
 def _warn_of_repeated(run: TrainConfig, splits: dict[str, DataSet]) -> None:
