@@ -34,6 +34,6 @@ dynamics.attach(record, interval=10)
 dynamics.run(n_steps)
 
 slope = np.polyfit(times, energies, 1)[0]
-print(f"mean temperature about {atoms.get_temperature():.0f} K at the end of {times[-1]:.2f} ps")
+print(f"temperature      {atoms.get_temperature():.0f} K at the end of {times[-1]:.2f} ps")
 print(f"energy drift     {1000 * slope / len(atoms):+.4f} meV per atom and ps")
 print(f"fluctuation      {1000 * np.std(energies):.3f} meV")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties
 from numpy.typing import NDArray
 
 from .batches import check_extent
@@ -127,10 +128,17 @@ class NPCalculator(Calculator):
 
     def _remember(self, atoms: Atoms, system_changes: list[str]) -> None:
         """Keeps a copy of the structure, of its arrays alone where no more has changed."""
-        if self._previous is None or system_changes != ["positions"]:
+        old = self._previous
+        # What has changed is said by the caller, who may have seen another structure before than this.
+        if (
+            old is None
+            or system_changes != ["positions"]
+            or not _same(old.cell.array, atoms.cell.array)
+            or not _same(old.pbc, atoms.pbc)
+        ):
             self.atoms = atoms.copy()
         else:
-            self.atoms = copy.copy(self._previous)  # shares the cell, which is the same
+            self.atoms = copy.copy(old)  # shares the cell, which is the same
             self.atoms.arrays = {name: array.copy() for name, array in atoms.arrays.items()}
         self._previous = self.atoms
 
@@ -172,6 +180,11 @@ class NPCalculator(Calculator):
         if self._unusual is not None:
             self._warn_of_nearest(atoms, self._unusual)
         return graph
+
+    def export_properties(self) -> Properties:
+        """Results for ASE's `calculate_properties`, Born effective charges among them."""
+        names = [n for n in ("born_effective_charges",) if n in self._atomic]
+        return Properties(self.results | {n: self._atomic[n].copy() for n in names})
 
     def get_electron_displacements(self, atoms: Atoms | None = None) -> Array:
         """Displacements of the electron points in Angstrom, shape (n_atoms, n_points, 3).

@@ -48,6 +48,28 @@ def test_results_equal_a_direct_call(calculator):
     assert calculator.get_hessian(atoms).shape == (27, 27)
 
 
+def test_ase_exports_all_properties(calculator):
+    atoms = ethanol()
+    found = calculator.calculate_properties(atoms, ["energy", "born_effective_charges"])
+    born = calculator.get_born_effective_charges(atoms)
+    np.testing.assert_array_equal(found["born_effective_charges"], born)
+    assert "born_effective_charges" not in calculator.calculate_properties(atoms, ["energy"])
+
+
+def test_what_a_caller_says_has_changed_is_not_believed():
+    """It knows what changed since it asked last, not what others have asked in between."""
+    calculator = NPCalculator(make_potential("painn", "geometry-4"))
+    small, large = crystal(), crystal()
+    large.set_cell(large.cell.array * 1.3, scale_atoms=True)
+    free = crystal()
+    free.pbc = False
+    expected = [NPCalculator(calculator.potential).get_potential_energy(a) for a in (large, free)]
+    for other, energy in zip((large, free), expected, strict=True):
+        calculator.calculate(small, ["energy"])
+        calculator.calculate(other, ["energy"], ["positions"])
+        assert calculator.results["energy"] == pytest.approx(energy, abs=1e-10)
+
+
 def test_stress_of_a_crystal(calculator):
     atoms = crystal()
     atoms.calc = calculator

@@ -86,7 +86,7 @@ def must_be_free(*paths: Path | None, endings: tuple[str, ...] = ()) -> None:
     """
     for path in paths:
         if path is not None and path.exists():
-            raise FileExistsError(f"{str(path)!r} exists: give another --output, or remove it")
+            raise FileExistsError(f"{str(path)!r} exists: give another name, or remove it")
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {str(path.parent)!r}: make it first")
     first = paths[0]

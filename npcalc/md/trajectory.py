@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 from ase import Atoms
-from ase.constraints import dict2constraint
+from ase.constraints import FixBondLengths, FixConstraint, dict2constraint
 from ase.io.jsonio import decode, encode
 from numpy.typing import NDArray
 
@@ -102,7 +102,7 @@ class Trajectory:
             file.attrs["settings"] = json.dumps(settings)
             file.attrs["timestep_fs"] = float(settings["timestep_fs"])
             file.attrs["calculator"] = json.dumps(calculator or {})
-            file.attrs["constraints"] = encode([c.todict() for c in atoms.constraints])
+            file.attrs["constraints"] = encode([_as_dict(c) for c in atoms.constraints])
             group = file.create_group("atoms")
             group["numbers"] = atoms.numbers
             group["masses"] = atoms.get_masses()
@@ -333,3 +333,11 @@ class Trajectory:
             ],
         )
         return step, atoms, json.loads(group.attrs["generator"])
+
+
+def _as_dict(constraint: FixConstraint) -> dict[str, Any]:
+    """What `ase.constraints.dict2constraint` makes the same constraint of."""
+    found: dict[str, Any] = constraint.todict()
+    if isinstance(constraint, FixBondLengths) and constraint.bondlengths is not None:
+        found["kwargs"]["bondlengths"] = list(constraint.bondlengths)  # which ASE leaves out
+    return found

@@ -4,6 +4,7 @@ from .harmonic import HarmonicSpectrum, calculate_harmonic_spectrum, harmonic_sp
 from .infrared import CORRECTIONS, Spectrum, infrared_spectrum
 from .plot import plot_spectrum
 from .reference import read_jcamp
+from .trajectory import trajectory_spectrum
 
 __all__ = [
     "CORRECTIONS",
@@ -14,4 +15,5 @@ __all__ = [
     "infrared_spectrum",
     "plot_spectrum",
     "read_jcamp",
+    "trajectory_spectrum",
 ]

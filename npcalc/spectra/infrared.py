@@ -112,6 +112,8 @@ def infrared_spectrum(
         raise ValueError(
             f"unknown correction {correction!r}: expected one of {', '.join(CORRECTIONS)}"
         )
+    if n_blocks < 2:
+        raise ValueError(f"n_blocks: an error takes two blocks at least, got {n_blocks}")
     if not (temperature_K > 0.0 and interval_fs > 0.0 and resolution > 0.0):
         raise ValueError(
             f"expected positive temperature, interval and resolution, got {temperature_K} K, "

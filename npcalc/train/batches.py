@@ -62,12 +62,18 @@ class Batch(NamedTuple):
     counts: Tensor
 
 
-def _bucket(largest: int, need: int) -> int:
-    """The smallest of ``largest``, 0.8 ``largest``, 0.64 ``largest``... that holds ``need``."""
-    size = largest
-    while int(size * 0.8) >= need and int(size * 0.8) < size:
-        size = int(size * 0.8)
-    return size
+SMALLEST = 0.1
+"""Smallest size of a batch, in units of the largest: code for each size takes a minute to compile."""
+
+
+def _sizes(largest: tuple[int, int], need: tuple[int, int]) -> tuple[int, int]:
+    """The smallest of ``largest``, 0.8 ``largest``, 0.64 ``largest``... both numbers of which are enough."""
+    sizes = largest
+    while True:
+        n, m = int(sizes[0] * 0.8), int(sizes[1] * 0.8)
+        if n < max(need[0], SMALLEST * largest[0], 1) or m < max(need[1], SMALLEST * largest[1], 1):
+            return sizes
+        sizes = (n, m)
 
 
 class Batches:
@@ -204,8 +210,10 @@ class Batches:
         )
         index = index[rank::n_processes]
         n_atoms, n_edges = self.n_atoms[index], self.n_edges[index]
-        size_n = _bucket(self.most[0], int(n_atoms.sum()) + 1)
-        size_e = _bucket(self.most[1], int(n_edges.sum()))
+        # Of fewer structures than others the size is what that of a whole batch would be.
+        part = self.batch_size / max(len(index), 1)
+        full = (int(part * n_atoms.sum()) + 1, int(part * n_edges.sum()))
+        size_n, size_e = _sizes(self.most, full)
         n_systems = self.batch_size + 1
         atoms = ragged_rows(self.offsets[index], n_atoms)
         edges = ragged_rows(self.edge_offsets[index], n_edges)

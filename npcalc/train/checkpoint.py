@@ -1,6 +1,7 @@
 """Checkpoints: all state of a run as safetensors with a JSON header, no pickle."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
     """Refuses to go on with a run by a configuration of another one.
 
     The number of epochs may change (the schedule of the learning rate follows it), the learning
-    rate and the clip, and what has no influence on the weights: paths, texts and how often to
-    validate or save.
+    rate and the clip, and what has no influence on the weights but rounding: paths, texts, how often to
+    validate or save, and what calculates.
 
     Args:
         path: ``config.json`` of the run.
@@ -78,6 +79,8 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
             "validate_every",
             "checkpoint_every",
             "threads",
+            "compile",
+            "device",
         },
     }
     try:
@@ -88,9 +91,17 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
             f"output folder, or delete the file if the run is surely this one"
         ) from error
     old, new = stored.model_dump(exclude=free), config.model_dump(exclude=free)
-    changed = [key for key in new if old[key] != new[key]]
-    if changed:
+    for key, before, now in _differences(old, new):
         raise ValueError(
-            f"{path.parent} holds a run with another {changed[0]!r}: compare {path}, or give "
+            f"{path.parent} holds a run with another {key}, {before!r} and not {now!r}: take that, or give "
             f"another output folder"
         )
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Keys, joined by dots, with both values where they differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for part in {**old, **new}:
+            yield from _differences(old.get(part), new.get(part), f"{key}.{part}".lstrip("."))
+    elif old != new:
+        yield key, old, new

@@ -4,6 +4,7 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..files import new_file
@@ -139,7 +140,8 @@ class RunState:
             raise TrainingDiverged(
                 f"the loss of epoch {epoch} is {loss / lowest:.0f} times the lowest"
             )
-        self.state["lowest_loss"] = loss if lowest is None else min(loss, lowest)
+        if loss > 0.0:
+            self.state["lowest_loss"] = loss if lowest is None else min(loss, lowest)
 
     @property
     def is_settled(self) -> bool:
@@ -192,11 +194,13 @@ class RunState:
                     f"{self.checkpoint} was made with other data.{name} structures: give the same "
                     f"data, or another output folder"
                 )
-        # Older checkpoints do not have them.
-        if state.get("reference", self.state["reference"]) != self.state["reference"]:
+        # Older checkpoints do not have them; processors differ in the last digits of a fit.
+        now = self.state["reference"]
+        before = state.get("reference", now)
+        if len(before) != len(now) or not np.allclose(before, now, rtol=1e-9, atol=1e-6):
             raise ValueError(
-                f"{self.checkpoint} was made with other reference energies, {state['reference']} eV and not "
-                f"{self.state['reference']}: give them as data.reference_energies, or another output folder"
+                f"{self.checkpoint} was made with other reference energies, {before} eV and not {now}: "
+                f"give the version of npcalc or the data that it was made with, or another output folder"
             )
         self._restore(tensors, state)
 

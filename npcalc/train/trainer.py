@@ -130,8 +130,16 @@ class Trainer:
         if given == "fit":
             if self.config.loss.energy == 0.0:
                 return [0.0] * len(self.elements)
-            fitted = fit_reference_energies(self.splits["train"], self.config.model.cutoff)
-            return [fitted.get(z, 0.0) for z in self.elements]
+            train = self.splits["train"]
+            fitted = fit_reference_energies(train, self.config.model.cutoff)
+            unknown = [chemical_symbols[z] for z in self.elements if z not in fitted]
+            if unknown:
+                raise ValueError(
+                    f"model.elements has {', '.join(unknown)}, which no training structure has: there is "
+                    f"nothing to fit a reference energy to. Add structures of it to those of data.train "
+                    f"(of a random split, with another data.split_seed), or leave it out"
+                )
+            return [fitted[z] for z in self.elements]
         missing = [chemical_symbols[z] for z in self.elements if chemical_symbols[z] not in given]
         if missing:
             raise ValueError(f"data.reference_energies has no value for {', '.join(missing)}")
@@ -149,6 +157,11 @@ class Trainer:
         with naming(self.config.data.file_of("train")):
             trial = Batches(
                 self.splits["train"], self.elements, config.cutoff, self.reference, self.formal, 1
+            )
+        if trial.mean_neighbors == 0.0:
+            raise ValueError(
+                f"{self.config.data.file_of('train')}: no two atoms of a training structure are within the "
+                f"cutoff of {config.cutoff} A: are its lengths in another unit (data.units)?"
             )
         return config.model_copy(update={"n_neighbors": trial.mean_neighbors})
 
@@ -184,16 +197,25 @@ class Trainer:
             )
 
     def _scale(self) -> float:
-        """Root mean square force times 1 A, so that the network's energies are of order one."""
+        """Root mean square force times 1 A, so that the network's energies are of order one.
+
+        Forces may vanish by symmetry, as those of strained crystals do: the spread of the energies of an atom
+        is the least, where they are trained.
+        """
         label = self.splits["train"].labels.get("forces")
         if self.config.loss.forces == 0.0 or label is None or not label.present.any():
             return 1.0
-        return float(np.sqrt(np.nanmean(label.values**2)))
+        scale = float(np.sqrt(np.nanmean(label.values**2)))
+        train = self.batches["train"]
+        if self.config.loss.energy > 0.0 and train.has_energy.any():
+            scale = max(scale, float((train.energy / train.n_atoms)[train.has_energy].std()))
+        return scale if scale > 1e-6 else 1.0
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass; structures that do not fill a batch wait for the next epoch."""
-        return max(len(self.splits["train"]) // self.config.training.batch_size, 1)
+        """Steps of one pass; the last may be of fewer structures, but has one for each process."""
+        whole, rest = divmod(len(self.splits["train"]), self.config.training.batch_size)
+        return max(whole + (rest >= self.processes.count), 1)
 
     @flush_denormals()
     def run(self, progress: bool = True) -> None:
@@ -326,14 +348,19 @@ class Trainer:
         return errors
 
     def _score(self, errors: Errors) -> float:
-        """What the best weights are chosen by: all weighted errors but energies, else energies."""
-        terms = [
-            t.weight * errors[f"{t.name}_mae"] / t.unit
+        """What the best weights are chosen by: weighted errors, without that of energies beside forces."""
+        terms = {
+            t.name: t.weight * errors[f"{t.name}_mae"] / t.unit
             for t in self.loss.targets
-            if t.weight > 0.0 and t.name != "energy"
-        ]
-        found = [term for term in terms if not math.isnan(term)]
-        return sum(found) if found else errors["energy_mae"]
+            if t.weight > 0.0
+        }
+        found = {name: term for name, term in terms.items() if not math.isnan(term)}
+        if "energy" in found:
+            # Forces say more often and with less noise how good a potential is.
+            per_atom = found.pop("energy") / self.batches["validation"].n_atoms.mean()
+            if "forces" not in found:
+                found["energy"] = per_atom
+        return sum(found.values())
 
     def best_model(self) -> PolarizedModel:
         """A model with the best averaged weights, in evaluation mode on the CPU."""

@@ -10,7 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLengths
 from systems import ethanol, make_potential
 
 from npcalc import NPCalculator
@@ -175,6 +175,33 @@ run_md(read_structure("ethanol"), Calculator("ethanol-fast"), 60, sys.argv[1], s
     with Trajectory(tmp_path / "a.h5") as a, Trajectory(tmp_path / "b.h5") as b:
         for name in a.quantities:
             np.testing.assert_array_equal(a.values(name), b.values(name), err_msg=name)
+
+
+def test_fixed_bonds_keep_their_lengths_through_a_resume(tmp_path):
+    """To the bit: those of the start and not those that the resume finds."""
+    settings = MDSettings(strides={"positions": 1}, block=20)
+    ends = []
+    for name, stops in (("whole.h5", [300]), ("parts.h5", [20, 180, 300])):
+        start = molecule("CH3CH2OH")
+        start.set_constraint(FixBondLengths([[0, 1], [1, 2]]))
+        calculator = Springs(start.positions)
+        for part, stop in enumerate(stops):
+            last = run_md(start, calculator, stop, tmp_path / name, settings, part > 0, False)
+        assert last.constraints[0].bondlengths is not None
+        assert start.constraints[0].bondlengths is None
+        ends.append(last.positions)
+    np.testing.assert_array_equal(*ends)
+    d = last.get_distance(0, 1)
+    assert d == pytest.approx(start.get_distance(0, 1), abs=1e-9)
+
+
+def test_bonds_that_cannot_be_kept_are_an_explosion(tmp_path):
+    atoms = molecule("CH3CH2OH")
+    atoms.set_constraint(FixBondLengths([[0, 1], [1, 2], [2, 3]]))
+    settings = MDSettings(timestep_fs=40.0, temperature_K=2000.0, strides={"positions": 1})
+    with pytest.raises(MDExploded, match="constraints: Did not converge"):
+        run_md(atoms, Springs(atoms.positions), 500, tmp_path / "t.h5", settings, progress=False)
+    assert (tmp_path / "t-exploded.xyz").exists()
 
 
 def test_constraints_hold_through_a_resume(tmp_path):

@@ -85,6 +85,34 @@ def test_corrections(name):
     assert CORRECTIONS[name](np.array([1e-6]))[0] == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("wavenumber", [1000.0, 3700.0])
+def test_bands_of_dynamics_are_where_the_forces_have_them(tmp_path, wavenumber):
+    """Velocity Verlet moves them up, by 19 1/cm at 3700 1/cm and 0.5 fs; their intensity stays."""
+    step = 0.5
+    half = np.pi * SPEED_OF_LIGHT_CM_PER_FS * step
+    seen = np.arcsin(half * wavenumber) / half
+    strides = {"dipole": 1}
+    settings = MDSettings(strides=strides, timestep_fs=step)
+    dipoles = oscillator(seen, 300.0, interval=step)
+    path = tmp_path / "t.h5"
+    with Trajectory.create(path, Atoms("H"), settings.model_dump(), strides) as trajectory:
+        for k, dipole in enumerate(dipoles):
+            trajectory.append("dipole", k, dipole)
+        trajectory.write_values()
+    raw = infrared_spectrum(dipoles, step, 300.0)
+    found = trajectory_spectrum(path, temperature_K=300.0)
+    near = (wavenumber - 100.0, wavenumber + 100.0)
+    assert seen - wavenumber == pytest.approx(
+        wavenumber * (2 * half * wavenumber) ** 2 / 24, rel=0.05
+    )
+    for spectrum, place in ((raw, seen), (found, wavenumber)):
+        weights = spectrum.absorption * (abs(spectrum.wavenumbers - wavenumber) < 100.0)
+        mean = (weights * spectrum.wavenumbers).sum() / weights.sum()
+        assert mean == pytest.approx(place, abs=0.3)
+    assert found.band(*near)[0] == pytest.approx(raw.band(*near)[0], rel=2e-3)
+    np.testing.assert_allclose(np.diff(found.wavenumbers), raw.wavenumbers[1], rtol=1e-9)
+
+
 def test_block_errors_cover_the_noise():
     """White noise in the rate has a flat spectrum; the deviations fit the error bars."""
     rng = np.random.default_rng(0)
@@ -108,6 +136,10 @@ def test_block_errors_cover_the_noise():
         ),
         ((np.full((9999, 3), np.nan), 1.0, 300.0), "NaN"),
         ((np.zeros((99999, 3)), 1.0, 0.0), "expected positive temperature"),
+        (
+            (np.zeros((99999, 3)), 1.0, 300.0, 10.0, "hann", "harmonic", 1),
+            "two blocks at least, got 1",
+        ),
         ((np.zeros((99999, 3)), 1.0, 300.0, 10.0, "hann", "magic"), "unknown correction 'magic'"),
     ],
 )
