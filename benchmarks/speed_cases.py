@@ -2,10 +2,11 @@
 
     python benchmarks/speed_cases.py CASE FOLDER
 
-CASE is who, way of running, what and threads, for example ``"fast compiled ethanol 1"``; FOLDER holds ``one.pt``, the
-network of ``ethanol-fast`` with one point, which is made there if need be. What the cases are stands in ``speed.py``.
+CASE is who, way of running, what and threads, for example ``"fast compiled ethanol 1"``; FOLDER holds the network of
+``ethanol-fast`` with one point, ``one-*.pt``, which is made there if need be. What the cases are stands in ``speed.py``.
 """
 
+import hashlib
 import statistics
 import sys
 import time
@@ -44,7 +45,9 @@ def run_case(case: str, folder: Path) -> None:
     points, way, what, threads = case.split()
     torch.set_num_threads(int(threads))
     compiled = way == "compiled"
-    one = folder / "one.pt"
+    # Named by the potential whose architecture it has.
+    source = HERE.parent / "potentials" / "ethanol-fast" / "ethanol-fast.pt"
+    one = folder / f"one-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}.pt"
     if points == "one" and not one.exists():
         random_potential(one)
     names = {"fast": "ethanol-fast", "accurate": "ethanol", "one": str(one)}
@@ -193,7 +196,7 @@ def train_case(points: str) -> None:
 
     Args:
         points: Of the network of ``ethanol-fast``: ``fast``, ``one`` with one point, or ``plain`` with none, and
-            no dipoles: what the peers train.
+            no dipoles.
     """
     import tempfile
 

@@ -1,6 +1,6 @@
 """The cases of `speed.py` that run in the environments of the peers, with random weights.
 
-python benchmarks/speed_peers.py schnetpack|mace|nequip|torchani STRUCTURE|train THREADS
+python benchmarks/speed_peers.py schnetpack|mace|nequip|torchani STRUCTURE|train|train-plain THREADS
 """
 
 import os
@@ -131,14 +131,14 @@ def torchani_step(atoms: Atoms):
     return ase_step(atoms), "torchani"
 
 
-def schnetpack_training():
+def schnetpack_training(dipole: bool):
     """A step on ten ethanol structures: energy, forces and dipole."""
     spk = import_schnetpack()
     import schnetpack.properties as names
     from schnetpack.transform import CastTo32, MatScipyNeighborList
 
     torch.manual_seed(0)
-    model = painn(dipole=True)
+    model = painn(dipole)
     systems = []
     for k in range(10):
         atoms = Atoms(molecule("CH3CH2OH"))
@@ -151,11 +151,9 @@ def schnetpack_training():
         }  # fmt: skip
         systems.append(CastTo32()(MatScipyNeighborList(cutoff=CUTOFF)(inputs)))
     batch = spk.data.loader._atoms_collate_fn(systems)
-    targets = {
-        "energy": torch.randn(10),
-        "forces": torch.randn(90, 3),
-        "dipole": torch.randn(10, 3),
-    }
+    targets = {"energy": torch.randn(10), "forces": torch.randn(90, 3)}
+    if dipole:
+        targets["dipole"] = torch.randn(10, 3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     model.train()
 
@@ -180,5 +178,9 @@ STEPS = {
 if __name__ == "__main__":
     peer, what, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    step, package = schnetpack_training() if what == "train" else STEPS[peer](structure(what))
+    training = {"train": True, "train-plain": False}  # with dipoles or without
+    if what in training:
+        step, package = schnetpack_training(training[what])
+    else:
+        step, package = STEPS[peer](structure(what))
     report(measure(step), version=f"{package} {metadata.version(package)}")

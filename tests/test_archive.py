@@ -100,6 +100,31 @@ def test_code_that_has_changed_since_is_warned_of(monkeypatch, tmp_path):
         npcalc.load_potential(tmp_path / "p.pt")
 
 
+def test_a_script_that_this_torch_cannot_load(saved, monkeypatch):
+    """The network serves in its place."""
+    _, path = saved
+    expected = evaluate(npcalc.load_potential(path), ethanol())
+
+    def fail(*_, **__):
+        raise RuntimeError("Unknown builtin op: aten::new_one")
+
+    monkeypatch.setattr(torch.jit, "load", fail)
+    with pytest.warns(UserWarning, match="Unknown builtin op: aten::new_one.: going on with"):
+        potential = npcalc.load_potential(path)
+    found = evaluate(potential, ethanol())
+    np.testing.assert_allclose(found["forces"], expected["forces"], atol=1e-5)
+
+
+def test_a_script_that_gives_something_else(monkeypatch, tmp_path):
+    potential = make_potential(
+        "painn", "geometry", dtype="float32", card={"versions": {"npcalc": "0"}}
+    )
+    potential.save(tmp_path / "p.pt")
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: lambda *_: {"energies": torch.zeros(7)})
+    with pytest.raises(ArchiveError, match="gives no forces, virial"):
+        npcalc.load_potential(tmp_path / "p.pt")
+
+
 def test_script_serves_batches(written):
     """Structures of different sizes at once, one of them without edges."""
     potential, path = written

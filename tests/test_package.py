@@ -132,12 +132,62 @@ def test_damaged_package_is_made_anew(monkeypatch, tmp_path):
     path.write_bytes(b"no package")
 
     def fail(module, target):
-        assert (target, target.exists()) == (path, False)
+        assert target == path
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(package, "compile_package", fail)
     with pytest.warns(UserWarning, match="compilation failed .no memory"):
         NPCalculator(potential, compile=True).get_forces(ethanol())
+
+
+def test_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    """A package there that does not load is one warning, and the network serves."""
+    monkeypatch.setenv("NPCALC_CACHE", str(tmp_path))
+    potential = make_potential()
+    path = package.package_path(potential.sha256, potential.dtype, potential.device)
+    path.write_bytes(b"no package")
+
+    def refuse(*arguments, **_):
+        raise OSError(30, "Read-only file system")
+
+    for name in ("unlink", "mkdir"):
+        monkeypatch.setattr(f"pathlib.Path.{name}", refuse)
+    with pytest.warns(UserWarning, match="compilation failed .*Read-only"):
+        NPCalculator(potential, compile=True).get_forces(ethanol())
+    assert path.read_bytes() == b"no package"
+
+
+def test_energies_are_compared_above_those_of_the_atoms():
+    """A thousandth of which would hide any fault."""
+    potential = make_potential(card={"reference_energies": [-13.0, -1030.0, -2040.0]})
+    module, inputs = potential.module, example_inputs(potential.module)
+    expected = [value.detach() for value in module(*inputs).values()]
+    package.check_outputs(module, inputs, expected, expected)
+    wrong = [expected[0] + 0.3, *expected[1:]]
+    with pytest.raises(RuntimeError, match=r"result 0 is off by 0\.3"):
+        package.check_outputs(module, inputs, wrong, expected)
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+def test_positions_that_are_no_numbers_give_none(channels):
+    """With our own operators and without."""
+    potential = make_potential({"name": "painn", "channels": channels, "n_layers": 2, "n_basis": 6})
+    graph = make_graph(potential, ethanol())
+    graph.positions[3] = float("nan")
+    for evaluate in (potential.evaluate, potential.evaluate_compiled):
+        assert evaluate(graph)["forces"].isnan().all(1).any()
+
+
+def test_memory_bounds_what_is_evaluated_at_once(monkeypatch):
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 << 20}
+    monkeypatch.setattr("os.sysconf", sizes.__getitem__)
+    assert package.edges_at_once() == 8 * 2**30 // 3 // package.BYTES_OF_EDGE
+
+    def unknown(name):
+        raise ValueError(name)
+
+    monkeypatch.setattr("os.sysconf", unknown)
+    assert package.edges_at_once() > 10_000
 
 
 def test_path_depends_on_the_source_of_a_host_of_ones_own(tmp_path, monkeypatch):

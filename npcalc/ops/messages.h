@@ -105,7 +105,8 @@ std::vector<int64_t> pairs_within(const Problem<T>& g) {
   for (int64_t e = 0; e < g.n_edges; ++e) {
     if (g.reverse[e] >= 0 && g.reverse[e] < e) continue;
     const T* r = g.edges + 3 * e;
-    if (r[0] * r[0] + r[1] * r[1] + r[2] * r[2] < limit) pairs.push_back(e);
+    // Also those whose length is no number, so that neither is what comes of them.
+    if (!(r[0] * r[0] + r[1] * r[1] + r[2] * r[2] >= limit)) pairs.push_back(e);
   }
   return pairs;
 }

@@ -183,6 +183,28 @@ def _with_gradient(function: Callable[..., Any], example: Sequence[Any]) -> list
     return results + list(torch.autograd.grad(results[0], inputs, allow_unused=True))
 
 
+def check_outputs(
+    module: PotentialModule,
+    inputs: Sequence[Tensor],
+    found: Sequence[Tensor],
+    expected: Sequence[Tensor],
+) -> None:
+    """Compares outputs of a potential in the order of `OUTPUTS`.
+
+    Args:
+        module: The potential.
+        inputs: What they were calculated of, see `example_inputs`.
+        found: Outputs of other code.
+        expected: Outputs of the network.
+
+    Raises:
+        RuntimeError: They differ by more than rounding.
+    """
+    # Energies of the atoms, a thousand times those of bonds, would hide what differs.
+    reference = module.reference[inputs[2]]
+    check_agreement([found[0] - reference, *found[1:]], [expected[0] - reference, *expected[1:]])
+
+
 def check_agreement(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     """Compares results of compiled code with those of the code that it was made of.
 

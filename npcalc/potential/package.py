@@ -14,6 +14,7 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from .. import ops
 from .._version import __version__
 from ..cache import cache_folder, processor
 from .compiled import (
-    check_agreement,
+    check_outputs,
     compiler_available,
     example_inputs,
     trace_module,
@@ -35,11 +36,12 @@ from .compiled import (
 )
 from .derivatives import PotentialModule
 
-EDGES_AT_ONCE = 750_000
-"""Edges up to which compiled code takes a graph in one piece, at some 13 kB of memory for each."""
+BYTES_OF_EDGE = 14_000
+"""Memory that compiled code takes for each edge of a graph that it is given in one piece."""
 
 EDGES_AT_ONCE_FUSED = 10_000_000
-"""The same where an operator of `npcalc.ops` does all that is done on edges, at some 0.5 kB for each."""
+"""Edges up to which it is given in one piece where an operator of `npcalc.ops` does all that is done on them,
+at some 0.5 kB for each."""
 
 
 RUNS_AT_ONCE = 64
@@ -118,6 +120,15 @@ def package_path(
     return cache_folder() / f"{digest.hexdigest()[:32]}.pt2"
 
 
+def edges_at_once() -> int:
+    """Edges up to which compiled code takes a graph in one piece without an operator: a third of memory."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # a system that does not say
+        memory = 8 << 30
+    return max(memory // 3 // BYTES_OF_EDGE, 10_000)
+
+
 def export_program(module: PotentialModule) -> torch.export.ExportedProgram:
     """The potential as a plain graph of operators for two or more atoms, edges and systems.
 
@@ -182,7 +193,7 @@ def _check(module: PotentialModule, run: Callable[..., list[Tensor]]) -> None:
         expected = [t.detach() for t in module(*inputs).values()]
     with torch.no_grad():
         found = run(*inputs)
-    check_agreement(found, expected)
+    check_outputs(module, inputs, found, expected)
 
 
 def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | None:
@@ -203,15 +214,14 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
     fused = ops.operators_serve(model)
     foreign = foreign_source(module)
     path = package_path(sha256, dtype, device, fused, foreign)
-    limit = EDGES_AT_ONCE_FUSED if fused and ops.can_fuse_messages(model) else EDGES_AT_ONCE
+    limit = EDGES_AT_ONCE_FUSED if fused and ops.can_fuse_messages(model) else edges_at_once()
     if path.exists():
-        try:
+        # What fails is damaged, or of code or a system that has changed: made anew below, and replaced then.
+        with suppress(Exception):
             run = _load(path, module, fused)
             if foreign:
                 _check(module, run)
             return Package(run, limit, fused)
-        except Exception:  # damaged, or of code or a system that has changed: made anew below
-            path.unlink(missing_ok=True)
     if not compiler_available():
         warn_no_compiler()
         return None

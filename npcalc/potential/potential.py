@@ -22,7 +22,7 @@ from . import derivatives
 from .archive import ArchiveError, Script, build_module, load_script, read_archive, write_archive
 from .blocks import evaluate_in_blocks
 from .card import Card
-from .compiled import check_agreement, example_inputs
+from .compiled import check_outputs, example_inputs
 from .derivatives import OUTPUTS, PER_SYSTEM
 from .package import Package, foreign_source, load_package
 from .registry import find_potential
@@ -284,6 +284,9 @@ def load_potential(
 ) -> Potential:
     """Loads a potential.
 
+    Its TorchScript is a program, which runs when the potential is used, and here where the file is of another
+    version of npcalc: load files of people that you trust.
+
     Args:
         name_or_path: Name of a bundled potential, or path of a file.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -305,12 +308,20 @@ def load_potential(
     if card.format >= 3:
         changed = foreign_source(potential.module) or card.versions.get("npcalc") != __version__
         same_dtype = potential.dtype == card.dtype
+        script = None
         if same_dtype or changed:
-            script = load_script(path, potential.device)
-            if same_dtype:
-                potential.use_script(script)
-            if changed:
-                _compare(potential, script)
+            try:
+                script = load_script(path, potential.device)
+            except RuntimeError as error:  # of a torch that lacks what is in it
+                warnings.warn(
+                    f"the TorchScript of {os.fspath(path)!r} cannot be loaded "
+                    f"({str(error).strip().splitlines()[0]}): going on with the network, which is slower",
+                    stacklevel=2,
+                )
+        if script is not None and same_dtype:
+            potential.use_script(script)
+        if script is not None and changed:
+            _compare(potential, script)
     return potential
 
 
@@ -321,8 +332,15 @@ def _compare(potential: Potential, script: Script) -> None:
         expected = potential.module(*inputs)
     with torch.no_grad():
         found = script(*inputs)
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise ArchiveError(
+            f"the TorchScript of potential {potential.card.name!r} gives no {', '.join(missing)}: its file "
+            f"was not written by npcalc"
+        )
+    values = [found[name] for name in expected]
     try:
-        check_agreement([found[name] for name in expected], list(expected.values()))
+        check_outputs(potential.module, inputs, values, list(expected.values()))
     except RuntimeError:
         warnings.warn(
             f"the code of potential {potential.card.name!r} has changed since its file was written: "
