@@ -360,7 +360,7 @@ class Trainer:
             per_atom = found.pop("energy") / self.batches["validation"].n_atoms.mean()
             if "forces" not in found:
                 found["energy"] = per_atom
-        return sum(found.values())
+        return sum(found.values()) if found else math.nan
 
     def best_model(self) -> PolarizedModel:
         """A model with the best averaged weights, in evaluation mode on the CPU."""

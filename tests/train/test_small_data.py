@@ -98,6 +98,13 @@ def test_best_weights_are_good_at_energies_where_forces_are_not_trained(tmp_path
     assert trainer._score(Errors.from_sums([t.name for t in trainer.loss.targets], sums)) == 8.0 / 4
 
 
+def test_errors_that_are_no_numbers_choose_no_weights(tmp_path):
+    trainer = Trainer(config_of(tmp_path, strained()))
+    names = [t.name for t in trainer.loss.targets]
+    nothing = Errors.from_sums(names, torch.full((len(names), 4), math.nan))
+    assert math.isnan(trainer._score(nothing))
+
+
 def test_lengths_in_another_unit(tmp_path):
     frames = strained()
     for atoms in frames:
