@@ -191,6 +191,8 @@ def plot(path: Path, rows: list[dict], scans: dict[str, dict], sampled: np.ndarr
         axes.set(xlabel=label, ylabel="energy (meV)", title=scan)
         x = scans[scan]["coordinate"]
         axes.plot(x, scans[scan]["curve"], "o", color="k", markersize=4.0, label="DFT")
+        top = 3.0 * max(scans[scan]["curve"])  # what is higher is cut off
+        axes.set_ylim(-0.05 * top, top)
         for k, row in enumerate(rows):
             label = f"{row['name']} (RMSE {row[scan]['curve_meV']['rmse']:.1f} meV)"
             axes.plot(x, row[scan]["curve"], color=f"C{k}", linewidth=1.2, label=label)
