@@ -132,7 +132,7 @@ def torchani_step(atoms: Atoms):
 
 
 def schnetpack_training(dipole: bool):
-    """A step on ten ethanol structures: energy, forces and dipole."""
+    """A step on ten ethanol structures: energy, forces and, if wanted, dipole."""
     spk = import_schnetpack()
     import schnetpack.properties as names
     from schnetpack.transform import CastTo32, MatScipyNeighborList

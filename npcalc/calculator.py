@@ -183,8 +183,9 @@ class NPCalculator(Calculator):
 
     def export_properties(self) -> Properties:
         """Results for ASE's `calculate_properties`, Born effective charges among them."""
-        names = [n for n in ("born_effective_charges",) if n in self._atomic]
-        return Properties(self.results | {n: self._atomic[n].copy() for n in names})
+        name = "born_effective_charges"
+        more = {name: self._atomic[name].copy()} if name in self._atomic else {}
+        return Properties(self.results | more)
 
     def get_electron_displacements(self, atoms: Atoms | None = None) -> Array:
         """Displacements of the electron points in Angstrom, shape (n_atoms, n_points, 3).

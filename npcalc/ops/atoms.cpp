@@ -7,22 +7,15 @@
 #include <tuple>
 
 #include "atoms.h"
+#include "tensors.h"
 
 namespace {
 
 using at::Tensor;
+using npcalc::in_precision_of;
 
 void check(const char* name, const Tensor& t, at::IntArrayRef expected) {
   TORCH_CHECK(t.sizes() == expected, name, " has shape ", t.sizes(), ", expected ", expected);
-}
-
-// Calls work with a zero of the precision.
-template <typename F>
-void in_precision_of(const Tensor& t, const F& work) {
-  if (t.scalar_type() == at::kFloat)
-    work(float(0));
-  else
-    work(double(0));
 }
 
 // Calls work with the perceptron of packed weights, which leads from some inputs to some outputs.

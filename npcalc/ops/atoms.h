@@ -166,8 +166,7 @@ struct Update {
       product<T>(v, C, 1, mix, C, 2 * C, nullptr, 3 * count, vu);
       for (int l = 0; l < count; ++l)
         for (int c = 0; c < C; c += W) {
-          const V norm2 = square(vu + l * 6 * C + c) + epsilon;
-          store(sn + l * 2 * C + C + c, root(norm2));
+          store(sn + l * 2 * C + C + c, norm(vu + l * 6 * C + c, 2 * C));
         }
       perceptron.forward(sn, 2 * C, count, h, z, a);
       for (int l = 0; l < count; ++l) {
@@ -222,10 +221,8 @@ struct Update {
       for (int l = 0; l < count; ++l) {
         const T *by = by_out + (first + l) * 4 * C, *k = keep + (first + l) * kept();
         for (int c = 0; c < C; c += W) {
-          V norm2 = V{} + epsilon;
-          for (int q = 0; q < 3; ++q) norm2 += load(k + q * C + c) * load(k + q * C + c);
           const V by_inner = load(by + c) * load(k + 8 * C + c), a_vv = load(k + 7 * C + c);
-          const V stretch = load(by_sn + l * 2 * C + C + c) / root(norm2);
+          const V stretch = load(by_sn + l * 2 * C + C + c) / norm(k + c, C);
           for (int q = 0; q < 3; ++q) {
             const V x_v = load(k + q * C + c), x_u = load(k + (3 + q) * C + c);
             T* to = by_vu + (3 * l + q) * 2 * C + c;
@@ -250,16 +247,12 @@ struct Update {
  private:
   typedef typename Vec<T>::type Vector;
 
-  // |V|^2 of one channel of an atom, in rows of V and U.
-  Vector square(const T* vu) const {
+  // sqrt(|V|^2 + epsilon) of channels of an atom, whose components are `row` numbers apart.
+  Vector norm(const T* v, int row) const {
     Vector sum = {};
-    for (int q = 0; q < 3; ++q) sum += load(vu + q * 2 * channels) * load(vu + q * 2 * channels);
-    return sum;
-  }
-
-  static Vector root(Vector x) {
+    for (int q = 0; q < 3; ++q) sum += load(v + q * row) * load(v + q * row);
     T part[Vec<T>::width];
-    store(part, x);
+    store(part, Vector(sum + epsilon));
     for (T& p : part) p = std::sqrt(p);
     return load(part);
   }

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..nn.hosts.painn import PaiNNLayer
 from .packing import pack, pack_bias
+from .replace import replace_modules
 
 
 class FusedPerceptron(nn.Module):
@@ -86,10 +87,7 @@ def is_perceptron(module: nn.Module) -> TypeGuard[nn.Sequential]:
 
 def fuse_perceptrons(model: nn.Module) -> None:
     """Puts the operator in place of all perceptrons of a model, whose weights are to stay what they are."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if is_perceptron(child):
-                setattr(parent, name, FusedPerceptron(child))
+    replace_modules(model, lambda m: FusedPerceptron(m) if is_perceptron(m) else None)
 
 
 def register() -> None:

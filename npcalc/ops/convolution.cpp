@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "convolution.h"
+#include "tensors.h"
 
 namespace {
 
@@ -48,7 +49,7 @@ struct Arguments {
   // Calls work(arguments of S, threads).
   template <typename F>
   void call(const F& work) const {
-    const auto in_precision = [&](auto zero) {
+    npcalc::in_precision_of(x, [&](auto zero) {
       using T = decltype(zero);
       const npcalc::Coefficients<T> table(entries.const_data_ptr<int64_t>(), values.const_data_ptr<T>(),
                                           entries.size(0), paths.const_data_ptr<int64_t>(), paths.size(0));
@@ -56,11 +57,7 @@ struct Arguments {
                                center.const_data_ptr<int64_t>(), neighbor.const_data_ptr<int64_t>(),
                                w.const_data_ptr<T>(), y.const_data_ptr<T>(), x.const_data_ptr<T>()};
       work(s, at::get_num_threads());
-    };
-    if (x.scalar_type() == at::kFloat)
-      in_precision(float(0));
-    else
-      in_precision(double(0));
+    });
   }
 };
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.tensor_product import BlockSum, TensorProduct
+from .replace import replace_modules
 
 N_ARGUMENTS = 8
 """Arguments that the operators share: three to differentiate by, two of edges, three of the table."""
@@ -51,10 +52,9 @@ def can_fuse_products(model: nn.Module) -> bool:
 
 def fuse_products(model: nn.Module) -> None:
     """Puts the operator in place of the tensor products of a model."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, TensorProduct):
-                setattr(parent, name, FusedTensorProduct(child))
+    replace_modules(
+        model, lambda m: FusedTensorProduct(m) if isinstance(m, TensorProduct) else None
+    )
 
 
 def register() -> None:

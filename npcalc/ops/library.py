@@ -23,7 +23,7 @@ from . import atoms, convolution
 UNITS = ("messages.cpp", "convolution.cpp", "atoms.cpp", "packages.cpp")
 """What is compiled."""
 
-SOURCES = ("common.h", "messages.h", "second.h", "convolution.h", "atoms.h", *UNITS)
+SOURCES = ("common.h", "messages.h", "second.h", "convolution.h", "atoms.h", "tensors.h", *UNITS)
 
 FLAGS = (
     "-O3", "-std=c++20", "-fPIC", "-fno-math-errno", "-ffp-contract=fast",

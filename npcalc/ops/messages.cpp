@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "second.h"
+#include "tensors.h"
 
 namespace {
 
@@ -119,21 +120,12 @@ struct Arguments {
                 " and ", odd.size(2), " rows, expected ", n_even, " and ", n_odd);
     return g;
   }
-
-  // Calls work with a zero of the precision.
-  template <typename F>
-  void in_precision(const F& work) const {
-    if (v.scalar_type() == at::kFloat)
-      work(float(0));
-    else
-      work(double(0));
-  }
 };
 
 std::tuple<Tensor, Tensor> pair_messages(NPCALC_PARAMETERS) {
   const Arguments given(NPCALC_NAMES);
   Tensor ds = at::zeros({v.size(0), v.size(2)}, v.options()), dv = at::zeros_like(given.v);
-  given.in_precision([&](auto zero) {
+  npcalc::in_precision_of(given.v, [&](auto zero) {
     using T = decltype(zero);
     npcalc::messages(given.problem<T>(), ds.data_ptr<T>(), dv.data_ptr<T>(), at::get_num_threads());
   });
@@ -146,7 +138,7 @@ variable_list gradient(const Tensor& by_ds, const Tensor& by_dv, const Arguments
   variable_list to = {at::zeros_like(given.edges), at::zeros_like(given.d), at::zeros_like(given.phi), at::zeros_like(given.v)};
   if (with_weights)
     for (const Tensor* t : {&given.bias, &given.even, &given.odd}) to.push_back(at::zeros_like(*t));
-  given.in_precision([&](auto zero) {
+  npcalc::in_precision_of(given.v, [&](auto zero) {
     using T = decltype(zero);
     const npcalc::Gradient<T> gradient{to[0].data_ptr<T>(), to[1].data_ptr<T>(), to[2].data_ptr<T>(),
                                        to[3].data_ptr<T>()};
@@ -180,7 +172,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_
   const Tensor s = by_ds.contiguous(), x = by_dv.contiguous();
   Tensor to[8] = {at::zeros_like(s), at::zeros_like(x), at::zeros_like(given.d), at::zeros_like(given.phi), at::zeros_like(given.v),
                   at::zeros_like(given.bias), at::zeros_like(given.even), at::zeros_like(given.odd)};
-  given.in_precision([&](auto zero) {
+  npcalc::in_precision_of(given.v, [&](auto zero) {
     using T = decltype(zero);
     const npcalc::Direction<T> along{c[0].const_data_ptr<T>(), c[1].const_data_ptr<T>(), c[2].const_data_ptr<T>(),
                                      c[3].const_data_ptr<T>()};
@@ -196,15 +188,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_
 Tensor reverse_edges(const Tensor& edges, const Tensor& center, const Tensor& neighbor, double cutoff) {
   const Tensor r = edges.contiguous(), i = center.contiguous(), j = neighbor.contiguous();
   Tensor reverse = at::empty({r.size(0)}, i.options());
-  const auto find = [&](auto zero) {
+  npcalc::in_precision_of(r, [&](auto zero) {
     using T = decltype(zero);
     npcalc::reverse_edges(r.const_data_ptr<T>(), i.const_data_ptr<int64_t>(), j.const_data_ptr<int64_t>(), r.size(0),
                           T(cutoff), reverse.data_ptr<int64_t>());
-  };
-  if (r.scalar_type() == at::kFloat)
-    find(float(0));
-  else
-    find(double(0));
+  });
   return reverse;
 }
 

@@ -308,21 +308,25 @@ def load_potential(
     if card.format >= 3:
         changed = foreign_source(potential.module) or card.versions.get("npcalc") != __version__
         same_dtype = potential.dtype == card.dtype
-        script = None
-        if same_dtype or changed:
-            try:
-                script = load_script(path, potential.device)
-            except RuntimeError as error:  # of a torch that lacks what is in it
-                warnings.warn(
-                    f"the TorchScript of {os.fspath(path)!r} cannot be loaded "
-                    f"({str(error).strip().splitlines()[0]}): going on with the network, which is slower",
-                    stacklevel=2,
-                )
+        script = _script_of(path, potential.device) if same_dtype or changed else None
         if script is not None and same_dtype:
             potential.use_script(script)
         if script is not None and changed:
             _compare(potential, script)
     return potential
+
+
+def _script_of(path: Path, device: torch.device) -> Script | None:
+    """The script of a file; none, with a warning, where this torch lacks what is in it."""
+    try:
+        return load_script(path, device)
+    except RuntimeError as error:
+        warnings.warn(
+            f"the TorchScript of {os.fspath(path)!r} cannot be loaded "
+            f"({str(error).strip().splitlines()[0]}): going on with the network, which is slower",
+            stacklevel=3,
+        )
+        return None
 
 
 def _compare(potential: Potential, script: Script) -> None:

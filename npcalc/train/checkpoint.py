@@ -91,7 +91,9 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
             f"output folder, or delete the file if the run is surely this one"
         ) from error
     old, new = stored.model_dump(exclude=free), config.model_dump(exclude=free)
-    for key, before, now in _differences(old, new):
+    different = next(_differences(old, new), None)
+    if different is not None:
+        key, before, now = different
         raise ValueError(
             f"{path.parent} holds a run with another {key}, {before!r} and not {now!r}: take that, or give "
             f"another output folder"
