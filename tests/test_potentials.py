@@ -293,3 +293,12 @@ def test_accuracy_of_fast_paths_after_a_run(compile):
     assert abs(atoms.get_potential_energy() - reference["energies"].sum()) < 1e-5 * len(atoms)
     np.testing.assert_allclose(atoms.get_forces(), reference["forces"], atol=1e-4)
     np.testing.assert_allclose(atoms.get_dipole_moment(), reference["dipole"][0], atol=1e-4)
+
+
+def test_results_can_be_used_where_something_else_is_differentiated():
+    potential = load_potential("ethanol-fast")
+    out = potential.evaluate(make_graph(potential, molecule("CH3CH2OH")))
+    scale = torch.ones((), requires_grad=True)
+    (scale * out["forces"].square().sum()).backward()
+    assert scale.grad.item() == pytest.approx(out["forces"].square().sum().item())
+    out["forces"] += 1.0

@@ -6,10 +6,11 @@ from systems import ethanol, make_graph, make_potential
 from torch.fx import Interpreter
 
 from npcalc.potential.compiled import clean, trace, trace_module
-from npcalc.potential.rewrite import fold_constants, fold_products, overwritten_arguments
+from npcalc.potential.rewrite import overwritten_arguments, rewrite
 
 aten = torch.ops.aten
 W = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64).reshape(3, 4)
+SQUARE = torch.linspace(-1.0, 1.0, 16, dtype=torch.float64).reshape(4, 4).sin()
 
 
 class Overwriting(Interpreter):
@@ -74,9 +75,100 @@ def through_two_names(x, y):
     return b.reshape(-1).cos().sum() + b.sum(), x + y * b
 
 
+def wide(x):
+    """A matrix whose number of columns is known while tracing, as that of channels is."""
+    return x @ SQUARE.to(x.dtype)
+
+
+def gradient(function):
+    """The gradient of a function of ``x`` and ``y`` by both."""
+
+    def by_both(x, y):
+        with torch.enable_grad():
+            x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+            return torch.autograd.grad(function(x, y), [x, y])
+
+    by_both.__name__ = f"gradient_of_{function.__name__}"
+    return by_both
+
+
+@gradient
+def slices_of_all(x, y):
+    product = wide(x * y)
+    return (product[:, :1].sin() * product[:, 1:].sum(1, keepdim=True)).sum()
+
+
+@gradient
+def slices_with_gaps(x, y):
+    product = wide(x * y)
+    return (product[:, 1:2].exp() + product[:, 3:] * product[:, 2:3] + product[:, 3:].sin()).sum()
+
+
+@gradient
+def slices_that_overlap(x, y):
+    product = wide(x * y)
+    return (product[:, :3].sin() * product[:, 1:]).sum()
+
+
+@gradient
+def slices_and_the_whole(x, y):
+    product = wide(x * y)
+    return (product[:, :2].sin() * product[:, 2:]).sum() + product.exp().sum()
+
+
+@gradient
+def one_row_of_three(x, y):
+    product = wide(x * y)
+    return (product[1] * product[0].sin()).sum() + product.select(1, 2).exp().sum()
+
+
+@gradient
+def slices_of_joined(x, y):
+    joined = torch.cat([wide(x).sin(), wide(x * y)], dim=1)
+    again = torch.cat([joined[:, 4:] * joined[:, :4], joined[:, 2:6], wide(y)], dim=1)
+    parts = torch.split(again, [4, 1, 3, 4], dim=1)
+    return (parts[0] * parts[3].exp()).sum() + (parts[1] * parts[2]).sum()
+
+
+@gradient
+def piece_of_other_strides(x, y):
+    joined = torch.cat([wide(x.t() @ y).t(), wide(y.t() @ y)], dim=1)
+    return (joined[:, :4].reshape(2, 8).sin() * joined[:, 4:].reshape(2, 8)).sum()
+
+
+@gradient
+def joined_is_read_whole(x, y):
+    joined = torch.cat([wide(x * y), wide(x).sin()], dim=1)
+    return (joined.exp().sum(1) * joined[:, 4:].sum(1)).sum()
+
+
+@gradient
+def squares(x, y):
+    return ((x * x).sum(1, keepdim=True).squeeze(1) * (y * y).sum(0).sin().sum()).sqrt().sum()
+
+
+@gradient
+def rows_by_number(x, y):
+    numbers = torch.tensor([2, 0, 2, 1, 0])
+    return (x[numbers] * y[numbers].sin()).sum()
+
+
+@gradient
+def product_of_matrices_in_a_sum(x, y):
+    inner = x @ y.t()
+    return (inner.sin() @ x + y).exp().sum()
+
+
+def rows_by_mask_and_columns(x, y):
+    return x[torch.tensor([True, False, True])] * y[:2], x[:, torch.tensor([1, 3])]
+
+
 FUNCTIONS = [
     chain, view_is_read_later, own_view_as_other_operand, view_is_returned, second_operand_is_free,
-    weighted_sum, grows, argument_twice, through_two_names,
+    weighted_sum, grows, argument_twice, through_two_names, slices_of_all, slices_with_gaps,
+    slices_that_overlap, slices_and_the_whole, one_row_of_three, slices_of_joined,
+    piece_of_other_strides, joined_is_read_whole, squares, rows_by_number,
+    product_of_matrices_in_a_sum, rows_by_mask_and_columns,
 ]  # fmt: skip
 
 
@@ -85,7 +177,7 @@ def test_numbers_and_arguments_stay(function):
     x, y = (torch.rand(3, 4, dtype=torch.float64, generator=torch.manual_seed(k)) for k in (0, 1))
     graph_module = trace(function, x, y, symbolic=True)
     clean(graph_module)
-    fold_products(graph_module.graph)
+    rewrite(graph_module)
     before = x.clone(), y.clone()
     with torch.no_grad():
         found, expected = Overwriting(graph_module).run(x, y), function(x, y)
@@ -97,8 +189,7 @@ def test_numbers_and_arguments_stay(function):
 def targets(function, *example):
     graph_module = trace(function, *example, symbolic=True)
     clean(graph_module)
-    fold_constants(graph_module)
-    fold_products(graph_module.graph)
+    rewrite(graph_module)
     return [n.target for n in graph_module.graph.nodes if n.op == "call_function"], graph_module
 
 
@@ -110,6 +201,34 @@ def test_products_are_folded_where_nothing_else_reads_them():
     assert aten.addcmul.default not in used_twice
     mixed = targets(lambda a, b: a + b.double() * b.double(), x, y)[0]
     assert aten.addcmul.default not in mixed
+
+
+def test_gradients_of_slices_are_joined_or_not_made():
+    x, y = torch.rand(3, 4), torch.rand(3, 4)
+    for function in (slices_of_all, slices_of_joined):
+        found = targets(function, x, y)[0]
+        assert aten.slice_backward.default not in found
+        assert aten.cat.default in found
+
+
+def test_slices_of_what_was_joined_are_read_before_it_is():
+    def swapped(a, b):
+        joined = torch.cat([wide(a), wide(b)], dim=1)
+        return joined[:, 4:] * joined[:, 1:3].sum() * joined[:, :4]
+
+    found = targets(swapped, torch.rand(3, 4), torch.rand(3, 4))[0]
+    assert aten.cat.default not in found
+
+
+def test_what_other_operators_do_along_is_left_to_them():
+    x, y = torch.rand(3, 4), torch.rand(3, 4)
+    assert targets(lambda a, b: a.sum(1, keepdim=True).squeeze(1), x, y)[0] == [
+        aten.sum.dim_IntList
+    ]
+    assert targets(lambda a, b: a * b[:, :1].expand(3, 4), x, y)[0][-1:] == [aten.mul.Tensor]
+    assert targets(lambda a, b: (a + b) + b, x, y)[0] == [aten.add.Tensor]
+    numbers = torch.tensor([2, 0, 2])
+    assert aten.index.Tensor not in targets(lambda a, b: a[numbers] * b[numbers], x, y)[0]
 
 
 def test_what_weights_alone_decide_is_calculated_once():
@@ -124,8 +243,7 @@ def test_many_results_of_a_potential_lie_over_others():
     graph_module = trace_module(potential.module)
     graph = make_graph(potential, ethanol())
     expected = potential.evaluate(graph)
-    fold_constants(graph_module)
-    fold_products(graph_module.graph)
+    rewrite(graph_module)
     run = Overwriting(graph_module)
     with torch.no_grad():
         found = run.run(*graph)

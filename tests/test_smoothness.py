@@ -61,8 +61,9 @@ def test_coincident_electron_points(coupling):
         [[0.9, 0.0, 0.0], [-0.9, 0.0, 0.0]], dtype=torch.float64, requires_grad=True
     )
     d = torch.tensor([[[0.45, 0, 0]], [[-0.45, 0, 0]]], dtype=torch.float64, requires_grad=True)
-    center, neighbor = torch.tensor([0, 1]), torch.tensor([1, 0])
-    geometry = maker().geometry(edges, center, neighbor, d)
+    coupling = maker()
+    bare = coupling.bare(edges, torch.tensor([0, 1]), torch.tensor([1, 0]))
+    geometry = coupling.geometry(bare, edges, d)
     assert geometry.distance.min().item() == pytest.approx(0.05)
     value = BesselBasis(8, 4.0)(geometry.distance).sum() + (geometry.direction**3).sum()
     for gradient in torch.autograd.grad(value, [edges, d]):

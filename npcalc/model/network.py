@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..nn.hosts import HostLayer, PointSpec, make_host
+from ..nn.hosts import EdgeGeometry, HostLayer, PointSpec, make_host
 from ..nn.points import (
     Coupling,
     PairedGeometry,
@@ -178,30 +178,28 @@ class PolarizedModel(nn.Module):
         self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
     ) -> ModelOutput:
         """As `forward`, with the readouts of isolated atoms still in the energy."""
-        x, d = self.start(edges, species, center, neighbor)
+        bare = self.coupling.bare(edges, center, neighbor)
+        x, d = self.start(bare, edges, species)
         states: list[Tensor] = []
         for index in range(len(self.updates)):
-            x, d = self.step(index, x, d, edges, species, center, neighbor)
+            x, d = self.step(index, x, d, bare, edges, species)
             states.append(x)
-        return self.read(states, d, edges, species, center, neighbor)
+        return self.read(states, d, bare, edges, species)
 
-    def start(
-        self, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def start(self, bare: EdgeGeometry, edges: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
         """State of the host's points before the first layer, and displacements of zero.
 
         Args:
+            bare: Geometry of the nuclei, see `Coupling.bare`.
             edges: Vectors r_ij in Angstrom, shape (n_edges, 3).
             species: Index of each atom's element, shape (n_atoms,).
-            center: Center atoms, shape (n_edges,).
-            neighbor: Neighbor atoms, shape (n_edges,).
 
         Returns:
             State (n_host_points, C) and displacements (n_atoms, n_points, 3).
         """
         d = edges.new_zeros(species.shape[0], self.n_points, 3)
         types = self.coupling.point_types(species, self.n_species)
-        geometry = self.coupling.geometry(edges, center, neighbor, d, still=True)
+        geometry = self.coupling.geometry(bare, edges, d, still=True)
         return self.host.embed(types, geometry), d
 
     def step(
@@ -209,10 +207,9 @@ class PolarizedModel(nn.Module):
         index: int,
         x: Tensor,
         d: Tensor,
+        bare: EdgeGeometry,
         edges: Tensor,
         species: Tensor,
-        center: Tensor,
-        neighbor: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """One layer: messages, exchange within the atoms, movement of the electron points.
 
@@ -222,21 +219,20 @@ class PolarizedModel(nn.Module):
             index: Which layer.
             x: State (n_host_points, C).
             d: Displacements in Angstrom, shape (n_atoms, n_points, 3).
+            bare: Geometry of the nuclei, see `Coupling.bare`.
             edges: Vectors r_ij in Angstrom, shape (n_edges, 3).
             species: Index of each atom's element, shape (n_atoms,).
-            center: Center atoms, shape (n_edges,).
-            neighbor: Neighbor atoms, shape (n_edges,).
 
         Returns:
             New state and displacements.
         """
         layer = self.layer(index)
         if self.fused:
-            x = self.fused[index](x, edges, center, neighbor, d)
+            x = self.fused[index](x, edges, bare.center, bare.neighbor, d)
         else:
             types = self.coupling.point_types(species, self.n_species)
             still = self.still[index]
-            x = layer(x, types, self.coupling.geometry(edges, center, neighbor, d, still))
+            x = layer(x, types, self.coupling.geometry(bare, edges, d, still))
         if self.has_exchange:
             ds, dv = self.exchanges[index](layer.scalars(x), layer.vectors(x), d)
             x = layer.add(x, ds, dv)
@@ -246,10 +242,9 @@ class PolarizedModel(nn.Module):
         self,
         states: list[Tensor],
         d: Tensor,
+        bare: EdgeGeometry,
         edges: Tensor,
         species: Tensor,
-        center: Tensor,
-        neighbor: Tensor,
     ) -> ModelOutput:
         """Outputs from the states after each layer and the last displacements.
 
@@ -257,15 +252,14 @@ class PolarizedModel(nn.Module):
         """
         n = species.shape[0]
         scalars = self.layer(len(states) - 1).scalars(states[-1])
-        bare = self.coupling.bare(edges, center, neighbor)
         return ModelOutput(
             self.host.energy(states).reshape(-1, n).sum(0),
             d,
             self.weight(scalars, species),
             self.increments(
                 self.coupling.nuclear(scalars, n),
-                center,
-                neighbor,
+                bare.center,
+                bare.neighbor,
                 bare.distance[:, 0],
                 bare.envelope,
             ),

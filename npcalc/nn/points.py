@@ -56,14 +56,13 @@ class Coupling(nn.Module):
         return species
 
     def geometry(
-        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+        self, bare: EdgeGeometry, edges: Tensor, d: Tensor, still: bool = False
     ) -> EdgeGeometry:
         """Geometry of the host's edges.
 
         Args:
+            bare: That of the nuclei, see `bare`; one serves all layers.
             edges: Vectors r_ij in Angstrom, shape (n_edges, 3).
-            center: Center atoms, shape (n_edges,).
-            neighbor: Neighbor atoms, shape (n_edges,).
             d: Displacements in Angstrom, shape (n_atoms, n_points, 3).
             still: Whether they are known to be zero.
 
@@ -102,9 +101,9 @@ class SinglePoint(Coupling):
         super().__init__(0, 0.0, envelope)
 
     def geometry(
-        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+        self, bare: EdgeGeometry, edges: Tensor, d: Tensor, still: bool = False
     ) -> EdgeGeometry:
-        return self.bare(edges, center, neighbor)
+        return bare
 
 
 class PairedGeometry(Coupling):
@@ -124,9 +123,9 @@ class PairedGeometry(Coupling):
         self.n_directions = 2
 
     def geometry(
-        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+        self, bare: EdgeGeometry, edges: Tensor, d: Tensor, still: bool = False
     ) -> EdgeGeometry:
-        bare = self.bare(edges, center, neighbor)
+        center, neighbor = bare.center, bare.neighbor
         if still and self.relative:
             return bare
         shift = None
@@ -253,10 +252,10 @@ class PairedNodes(Coupling):
         return torch.cat([species + k * n_species for k in range(self.n_kinds)])
 
     def geometry(
-        self, edges: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, still: bool = False
+        self, bare: EdgeGeometry, edges: Tensor, d: Tensor, still: bool = False
     ) -> EdgeGeometry:
         n_atoms = d.shape[0]
-        bare = self.bare(edges, center, neighbor)
+        center, neighbor = bare.center, bare.neighbor
         centers = [center]
         neighbors = [neighbor]
         envelopes = [bare.envelope]

@@ -130,9 +130,11 @@ class _Evaluation:
                 atoms, edges = block.atoms[: block.n_centers], self.vectors[block.edges]
                 out = self.model.read(
                     [s[block.rows(self.n_kinds, n)] for s in self.states[1:]],
-                    self.displacements[-1][block.atoms], edges,
-                    self.graph.species[block.atoms], block.center, block.neighbor,
-                )  # fmt: skip
+                    self.displacements[-1][block.atoms],
+                    self.model.coupling.bare(edges, block.center, block.neighbor),
+                    edges,
+                    self.graph.species[block.atoms],
+                )
                 k = block.n_centers
                 found = moments(out, edges, block.center)
                 dipoles[atoms], charges[atoms] = found[0][:k], found[1][:k]
@@ -155,7 +157,7 @@ class _Evaluation:
     ) -> tuple[Tensor, Tensor]:
         """Rows of the centers of a block after a layer, -1 for what comes before the first."""
         species = self.graph.species[block.atoms]
-        where = (edges, species, block.center, block.neighbor)
+        where = (self.model.coupling.bare(edges, block.center, block.neighbor), edges, species)
         x, d = self.model.start(*where) if index < 0 else self.model.step(index, x, d, *where)
         n = len(block.atoms)
         x = x.reshape(self.n_kinds, n, -1)[:, : block.n_centers].flatten(0, 1)

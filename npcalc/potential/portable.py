@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 from ..ops.portable import NAMESPACE, can_be_portable, make_portable
 from .compiled import trace_module
 from .derivatives import ARGUMENTS, OUTPUTS, PotentialModule
-from .rewrite import fold_constants, fold_products, overwritten_arguments
+from .rewrite import overwritten_arguments, rewrite
 
 aten = torch.ops.aten
 
@@ -69,8 +69,7 @@ def write_source(graph_module: GraphModule, name: str) -> tuple[str, dict[str, T
     Returns:
         Source and constants by name.
     """
-    fold_constants(graph_module)
-    fold_products(graph_module.graph)
+    rewrite(graph_module)
     overwritten = overwritten_arguments(graph_module.graph)
     constants: dict[str, Tensor] = {}
     lines = [f"def {name}(self, {', '.join(ARGUMENTS)}):"]

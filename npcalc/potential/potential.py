@@ -137,11 +137,18 @@ class Potential:
         Returns:
             Tensors by name in the units of `npcalc.conventions`.
         """
+        # Tensors of inference mode are of no use to who differentiates by other things.
+        return {k: v.clone() if v.is_inference() else v for k, v in self._run(graph).items()}
+
+    def _run(self, graph: AtomGraph) -> dict[str, Tensor]:
+        """As `evaluate`, but tensors may be such of inference mode."""
         n_edges = graph.edge_index.shape[1]
         if n_edges > EDGES_AT_ONCE and not self._serves_at_once(graph):
             return evaluate_in_blocks(self.module, graph)
         if self._script is not None:
-            with _worthwhile_threads(n_edges), torch.no_grad():
+            # Scripts have their gradients written out and need nothing of what autograd keeps of views and
+            # of results that are written over, which for few atoms takes time.
+            with _worthwhile_threads(n_edges), torch.inference_mode():
                 return self._script(*graph)
         with torch.enable_grad():
             return {k: v.detach() for k, v in self.module(*graph).items()}
@@ -220,7 +227,7 @@ class Potential:
         """
         raw = self._run_package(graph) if compile else None
         if raw is None:
-            return {k: v.cpu().numpy() for k, v in self.evaluate(graph).items()}
+            return {k: v.cpu().numpy() for k, v in self._run(graph).items()}
         out = {k: v.cpu().numpy() for k, v in zip(OUTPUTS, raw, strict=True)}
         for name in PER_SYSTEM:
             out[name] = out[name][: graph.n_systems]

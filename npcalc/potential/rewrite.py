@@ -2,8 +2,9 @@
 
 A graph that is run as it is calls an operator for each of its nodes and makes a new array for each
 result. Where edges are few the calls take the time, where they are many the memory does, which is
-fetched from the system and moved. So what depends on weights alone is calculated once, products are
-folded into sums, and results are written over arguments that nothing reads any more.
+fetched from the system and moved. So what depends on weights alone is calculated once, slices are read
+from what they were joined of, products are folded into sums, and results are written over arguments that
+nothing reads any more.
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
+
+from .pieces import forward_pieces, shape_of, value_of
 
 aten = torch.ops.aten
 
@@ -36,6 +39,33 @@ FRESH = OVERWRITING | {
     aten._to_copy.default, aten.sigmoid_backward.default, aten.tanh_backward.default,
     aten.silu_backward.default,
 }  # fmt: skip
+
+
+# Whose results are their argument where these have the same shape.
+SAME_NUMBERS = {
+    aten.view.default, aten._unsafe_view.default, aten.expand.default, aten._to_copy.default,
+}  # fmt: skip
+
+# Which repeat operands to the shape of the others.
+BROADCASTING = {
+    aten.mul.Tensor,
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.div.Tensor,
+    aten.addcmul.default,
+}
+
+
+def rewrite(graph_module: GraphModule) -> None:
+    """Makes a graph faster to run as it is; its results stay the same but for rounding.
+
+    Args:
+        graph_module: Graph of ATen operators that was traced with values.
+    """
+    fold_constants(graph_module)
+    forward_pieces(graph_module.graph)
+    simplify(graph_module.graph)
+    fold_products(graph_module.graph)
 
 
 def fold_constants(graph_module: GraphModule) -> None:
@@ -68,8 +98,90 @@ def fold_constants(graph_module: GraphModule) -> None:
     graph.eliminate_dead_code()
 
 
+def simplify(graph: Graph) -> None:
+    """Takes out operators that change nothing, or that another one does along with its own work.
+
+    Args:
+        graph: Graph of ATen operators that was traced with values.
+    """
+    for node in list(graph.nodes):
+        if node.target in SAME_NUMBERS and _same_form(node.args[0], node):
+            node.replace_all_uses_with(node.args[0])
+        elif node.target is aten.squeeze.dim:
+            _sum_squeezed(graph, node)
+        elif node.target in (aten.index.Tensor, aten.index_put.default):
+            _take_rows(graph, node)
+        elif node.target in BROADCASTING:
+            _leave_expansion_to(node)
+        if node.target is aten.add.Tensor:
+            _add_twice(node)
+    graph.eliminate_dead_code()
+
+
+def _sum_squeezed(graph: Graph, node: Node) -> None:
+    """A sum that keeps an axis, which is taken away then, is one that does not keep it."""
+    total, axis = node.args
+    if not isinstance(total, Node) or total.target is not aten.sum.dim_IntList:
+        return
+    n = total.meta["val"].ndim
+    kept = len(total.args) > 2 and total.args[2]
+    if not kept or total.kwargs or [a % n for a in total.args[1]] != [axis % n]:  # type: ignore
+        return
+    with graph.inserting_before(node):
+        squeezed = graph.call_function(aten.sum.dim_IntList, total.args[:2])
+    squeezed.meta = node.meta
+    node.replace_all_uses_with(squeezed)
+
+
+def _take_rows(graph: Graph, node: Node) -> None:
+    """Rows by their numbers, or sums to them, by the operators that do nothing else and do it faster.
+
+    They do not count from the end, which negative numbers ask for: nothing in this project has such.
+    """
+    array, indices = node.args[:2]
+    rows = value_of(indices[0]) if isinstance(indices, (list, tuple)) else None
+    if rows is None or len(indices) != 1 or rows.ndim != 1 or rows.dtype != torch.int64:  # type: ignore
+        return
+    adds = node.target is aten.index_put.default
+    if adds and (node.args[3:] != (True,) or shape_of(node.args[2])[1:] != shape_of(node)[1:]):
+        return
+    with graph.inserting_before(node):
+        if adds:
+            added = (array, 0, indices[0], node.args[2])  # type: ignore[index]
+            taken = graph.call_function(aten.index_add.default, added)
+        else:
+            taken = graph.call_function(aten.index_select.default, (array, 0, indices[0]))  # type: ignore
+    taken.meta = node.meta
+    node.replace_all_uses_with(taken)
+
+
+def _leave_expansion_to(node: Node) -> None:
+    """Operands that were repeated to the shape of another one, which the operator does itself."""
+    operands = [a for a in node.args if isinstance(a, Node)]
+    repeated = [a for a in operands if a.target is aten.expand.default]
+    if not any(a not in repeated and _same_form(a, node) for a in operands):
+        return
+    for operand in repeated:
+        node.replace_input_with(operand, operand.args[0])  # type: ignore[arg-type]
+
+
+def _add_twice(node: Node) -> None:
+    """``(x + y) + y``, as gradients of squares are, with one operator less."""
+    if node.kwargs or len(node.args) != 2:
+        return
+    for total, y in (node.args, node.args[::-1]):
+        if not isinstance(total, Node) or total.target is not aten.add.Tensor or total.kwargs:
+            continue
+        if y not in total.args or list(total.users) != [node] or total.args[0] is total.args[1]:
+            continue
+        x = total.args[0] if total.args[1] is y else total.args[1]
+        if isinstance(x, Node) and _same_form(x, node):
+            node.args, node.kwargs = (x, y), {"alpha": 2}
+            return
+
+
 def fold_products(graph: Graph) -> None:
-    """Makes ``x + a * b`` and ``x - a * b`` one operator where the product is used nowhere else.
+    """Makes ``x + a * b``, ``x - a * b`` and ``x + a @ b`` one operator where the product has no other use.
 
     Args:
         graph: Graph of ATen operators that was traced with values.
@@ -78,6 +190,8 @@ def fold_products(graph: Graph) -> None:
         if node.target not in (aten.add.Tensor, aten.sub.Tensor) or node.kwargs:
             continue
         x, product = node.args
+        if node.target is aten.add.Tensor and _add_matrix_product(graph, node):
+            continue
         if node.target is aten.add.Tensor and not _is_single_product(product, node):
             x, product = product, x
         if not _is_single_product(product, node) or not _same_type([x, product, *product.args]):
@@ -90,6 +204,22 @@ def fold_products(graph: Graph) -> None:
         node.replace_all_uses_with(folded)
         graph.erase_node(node)
         graph.erase_node(product)
+
+
+def _add_matrix_product(graph: Graph, node: Node) -> bool:
+    for x, product in (node.args, node.args[::-1]):
+        if not isinstance(product, Node) or product.target is not aten.mm.default:
+            continue
+        if list(product.users) != [node] or x is product or not _same_form(x, product):
+            continue
+        with graph.inserting_before(node):
+            folded = graph.call_function(aten.addmm.default, (x, *product.args))
+        folded.meta = node.meta
+        node.replace_all_uses_with(folded)
+        graph.erase_node(node)
+        graph.erase_node(product)
+        return True
+    return False
 
 
 def _is_single_product(product: object, user: Node) -> bool:
@@ -161,9 +291,9 @@ def _overwritable(
     return None
 
 
-def _same_form(a: Node, b: Node) -> bool:
+def _same_form(a: object, b: object) -> bool:
     """Whether two results have the same type and the same shape for all sizes."""
-    one, two = a.meta.get("val"), b.meta.get("val")
-    if not isinstance(one, Tensor) or not isinstance(two, Tensor):
+    one, two = value_of(a), value_of(b)
+    if one is None or two is None:
         return False
-    return one.dtype == two.dtype and [str(n) for n in one.shape] == [str(n) for n in two.shape]
+    return one.dtype == two.dtype and shape_of(a) == shape_of(b)

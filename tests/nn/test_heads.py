@@ -17,7 +17,8 @@ def geometry(d):
     potential = make_potential("painn", "heads-4")
     graph = make_graph(potential, crystal())
     vectors = edge_vectors(graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.batch)
-    return potential.module.edge_potential.model.coupling.geometry(vectors, *graph.edge_index, d)
+    coupling = potential.module.edge_potential.model.coupling
+    return coupling.geometry(coupling.bare(vectors, *graph.edge_index), vectors, d)
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,8 @@ def test_products_are_of_the_shifts(arguments):
     generator = torch.Generator().manual_seed(0)
     d = 0.2 * torch.randn(len(species), K, 3, generator=generator, dtype=torch.float64)
     layer = model.host.layers[1]
-    found = layer.spec.functions(layer.basis, model.coupling.geometry(vectors, center, neighbor, d))
+    bare = model.coupling.bare(vectors, center, neighbor)
+    found = layer.spec.functions(layer.basis, model.coupling.geometry(bare, vectors, d))
     assert found.shape[1] == 1 + 6 * K
 
     def soft(x):
@@ -77,7 +78,7 @@ def test_products_are_seen_by_the_channels_of_a_point_that_has_moved(host, filte
     n = linear.weight.shape[1] // 7
     d = torch.zeros(len(species), K, 3, dtype=torch.float64)
     d[:, 1] = torch.tensor([0.1, -0.2, 0.05], dtype=torch.float64)
-    geometry = model.coupling.geometry(vectors, center, neighbor, d)
+    geometry = model.coupling.geometry(model.coupling.bare(vectors, center, neighbor), vectors, d)
     functions = layer.spec.functions(layer.basis, geometry)
 
     def found():
