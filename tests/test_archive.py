@@ -54,6 +54,7 @@ SOME += [
     ("mace", "geometry"),
     ("nequip", "geometry-4"),
     ("nequip-both", "nodes-all-2"),
+    ("painn", "nodes-all-2"),
 ]
 
 

@@ -137,6 +137,23 @@ def piece_of_other_strides(x, y):
 
 
 @gradient
+def piece_of_other_strides_far_from_a_view(x, y):
+    piece = (wide(x)[:, :, None] * SQUARE[:, :2]).transpose(1, 2)
+    joined = torch.cat([piece, SQUARE[:2] * wide(y)[:, None]], dim=1)
+    return (joined[:, :2].sin().reshape(3, 8) * joined[:, 2:].reshape(3, 8)).sum()
+
+
+def types_are_mixed(x, y):
+    joined = torch.cat([wide(x).float(), wide(y)], dim=1)
+    return joined[:, :4] * joined[:, 4:]
+
+
+def one_value_for_many_rows(x, y):
+    numbers = torch.tensor([2, 0, 2])
+    return x[:, 0].index_put((numbers,), y[0, 0], accumulate=True)
+
+
+@gradient
 def joined_is_read_whole(x, y):
     joined = torch.cat([wide(x * y), wide(x).sin()], dim=1)
     return (joined.exp().sum(1) * joined[:, 4:].sum(1)).sum()
@@ -167,7 +184,8 @@ FUNCTIONS = [
     chain, view_is_read_later, own_view_as_other_operand, view_is_returned, second_operand_is_free,
     weighted_sum, grows, argument_twice, through_two_names, slices_of_all, slices_with_gaps,
     slices_that_overlap, slices_and_the_whole, one_row_of_three, slices_of_joined,
-    piece_of_other_strides, joined_is_read_whole, squares, rows_by_number,
+    piece_of_other_strides, piece_of_other_strides_far_from_a_view, types_are_mixed,
+    one_value_for_many_rows, joined_is_read_whole, squares, rows_by_number,
     product_of_matrices_in_a_sum, rows_by_mask_and_columns,
 ]  # fmt: skip
 

@@ -16,8 +16,6 @@ from torch.fx.node import Argument, Target, map_arg
 
 aten = torch.ops.aten
 
-VIEWS = {aten.view.default, aten._unsafe_view.default}
-
 
 class Piece(NamedTuple):
     """A part of an array: from and to which index, and its values, None for zeros."""
@@ -91,6 +89,20 @@ def shape_of(node: object) -> list[str]:
     return [] if value is None else [str(n) for n in value.shape]
 
 
+def lies_in_order(node: object) -> bool:
+    """Whether the numbers of a tensor lie in memory one after the other, its last axis first."""
+    value = value_of(node)
+    return value is not None and value.is_contiguous()
+
+
+def same_form(a: object, b: object) -> bool:
+    """Whether two results have the same type and the same shape for all sizes."""
+    one, two = value_of(a), value_of(b)
+    if one is None or two is None:
+        return False
+    return one.dtype == two.dtype and shape_of(a) == shape_of(b)
+
+
 def _pieces_of(graph: Graph, node: Node, known: dict[Node, Pieces]) -> Pieces | None:
     value = value_of(node)
     if value is None:
@@ -117,8 +129,10 @@ def _joined(node: Node, value: Tensor) -> Pieces | None:
     parts: list[Piece] = []
     start = 0
     for item in node.args[0]:  # type: ignore[union-attr]
-        width = item.meta["val"].shape[axis]  # type: ignore
-        if not isinstance(width, int):
+        own = item.meta["val"]  # type: ignore
+        width = own.shape[axis] if own.ndim == value.ndim else None
+        # Readers of a piece must find the type that joining would have given it.
+        if not isinstance(width, int) or own.dtype != value.dtype:
             return None
         parts.append(Piece(start, start + width, item))  # type: ignore[arg-type]
         start += width
@@ -143,8 +157,8 @@ def _sum(graph: Graph, node: Node, value: Tensor, known: dict[Node, Pieces]) -> 
     if len(terms) != 2 or not zeros:
         return None
     axis = zeros[0].axis
-    # Both must have the shape of the sum: what is repeated along an axis has no pieces there.
-    if any(shape_of(t) != shape_of(node) for t in terms):
+    # Both must be as the sum: what is repeated along an axis has no pieces there.
+    if not all(same_form(t, node) for t in terms):
         return None
     whole = [Piece(0, value.shape[axis], None)]
     sides = []
@@ -201,11 +215,10 @@ def _replace_slice(
     graph: Graph, node: Node, pieces: Pieces, axis: int, start: int, stop: int
 ) -> None:
     inside = [p for p in pieces.parts if p.start <= start and stop <= p.stop]
-    if axis != pieces.axis or not inside or inside[0].value is None:
+    # Views further on need numbers that lie in the order of those of the slice when the graph was traced.
+    if axis != pieces.axis or not inside or not lies_in_order(inside[0].value):
         return
     with graph.inserting_before(node):
         found = _cut(graph, inside, axis, start, stop)
-    # A view needs numbers that lie in order, as those of the slice may have and those of the piece not.
-    viewed = any(user.target in VIEWS for user in node.users)
-    if found is not None and (not viewed or found.meta["val"].is_contiguous()):
+    if found is not None:
         node.replace_all_uses_with(found)

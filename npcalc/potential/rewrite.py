@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from .pieces import forward_pieces, shape_of, value_of
+from .pieces import forward_pieces, lies_in_order, same_form, shape_of, value_of
 
 aten = torch.ops.aten
 
@@ -105,7 +105,7 @@ def simplify(graph: Graph) -> None:
         graph: Graph of ATen operators that was traced with values.
     """
     for node in list(graph.nodes):
-        if node.target in SAME_NUMBERS and _same_form(node.args[0], node):
+        if node.target in SAME_NUMBERS and same_form(node.args[0], node):
             node.replace_all_uses_with(node.args[0])
         elif node.target is aten.squeeze.dim:
             _sum_squeezed(graph, node)
@@ -136,15 +136,20 @@ def _sum_squeezed(graph: Graph, node: Node) -> None:
 def _take_rows(graph: Graph, node: Node) -> None:
     """Rows by their numbers, or sums to them, by the operators that do nothing else and do it faster.
 
-    They do not count from the end, which negative numbers ask for: nothing in this project has such.
+    They do not count from the end, which negative numbers ask for: nothing in this project has such. What
+    they give lies in memory in order, as that of others does where their array does.
     """
     array, indices = node.args[:2]
     rows = value_of(indices[0]) if isinstance(indices, (list, tuple)) else None
     if rows is None or len(indices) != 1 or rows.ndim != 1 or rows.dtype != torch.int64:  # type: ignore
         return
-    adds = node.target is aten.index_put.default
-    if adds and (node.args[3:] != (True,) or shape_of(node.args[2])[1:] != shape_of(node)[1:]):
+    if not lies_in_order(array):
         return
+    adds = node.target is aten.index_put.default
+    if adds:
+        whole = shape_of(indices[0]) + shape_of(node)[1:]  # type: ignore[index]
+        if node.args[3:] != (True,) or shape_of(node.args[2]) != whole:
+            return
     with graph.inserting_before(node):
         if adds:
             added = (array, 0, indices[0], node.args[2])  # type: ignore[index]
@@ -159,7 +164,7 @@ def _leave_expansion_to(node: Node) -> None:
     """Operands that were repeated to the shape of another one, which the operator does itself."""
     operands = [a for a in node.args if isinstance(a, Node)]
     repeated = [a for a in operands if a.target is aten.expand.default]
-    if not any(a not in repeated and _same_form(a, node) for a in operands):
+    if not any(a not in repeated and same_form(a, node) for a in operands):
         return
     for operand in repeated:
         node.replace_input_with(operand, operand.args[0])  # type: ignore[arg-type]
@@ -175,7 +180,7 @@ def _add_twice(node: Node) -> None:
         if y not in total.args or list(total.users) != [node] or total.args[0] is total.args[1]:
             continue
         x = total.args[0] if total.args[1] is y else total.args[1]
-        if isinstance(x, Node) and _same_form(x, node):
+        if isinstance(x, Node) and same_form(x, node) and lies_in_order(x):
             node.args, node.kwargs = (x, y), {"alpha": 2}
             return
 
@@ -210,7 +215,7 @@ def _add_matrix_product(graph: Graph, node: Node) -> bool:
     for x, product in (node.args, node.args[::-1]):
         if not isinstance(product, Node) or product.target is not aten.mm.default:
             continue
-        if list(product.users) != [node] or x is product or not _same_form(x, product):
+        if list(product.users) != [node] or x is product or not same_form(x, product):
             continue
         with graph.inserting_before(node):
             folded = graph.call_function(aten.addmm.default, (x, *product.args))
@@ -280,7 +285,7 @@ def _overwritable(
     for argument in node.args[: 2 if exchangeable else 1]:
         if not isinstance(argument, Node) or argument.target not in FRESH:
             continue
-        if not _same_form(argument, node):
+        if not same_form(argument, node):
             continue
         # Nothing else in this memory may be read by this operator or by a later one.
         members = sharing[memory[argument]]
@@ -289,11 +294,3 @@ def _overwritable(
         if last <= order[node] and not members.intersection(others):
             return argument
     return None
-
-
-def _same_form(a: object, b: object) -> bool:
-    """Whether two results have the same type and the same shape for all sizes."""
-    one, two = value_of(a), value_of(b)
-    if one is None or two is None:
-        return False
-    return one.dtype == two.dtype and shape_of(a) == shape_of(b)
