@@ -63,11 +63,19 @@ def forward_pieces(graph: Graph) -> None:
         values = [p.value for p in pieces.parts if p.value is not None]
         is_joined = len(values) == len(pieces.parts) and pieces.apart
         if node.target is aten.add.Tensor and is_joined:
-            with graph.inserting_before(node):
-                joined = call(graph, aten.cat.default, (values, pieces.axis))
-            node.replace_all_uses_with(joined)
-            graph.erase_node(node)
+            replace(graph, node, aten.cat.default, (values, pieces.axis))
     graph.eliminate_dead_code()
+
+
+def replace(
+    graph: Graph, node: Node, target: Target, args: tuple[Argument, ...], **options: Argument
+) -> None:
+    """Puts an operator in the place of another one that has the same result."""
+    with graph.inserting_before(node):
+        other = graph.call_function(target, args, options)  # type: ignore[arg-type]
+    other.meta = node.meta
+    node.replace_all_uses_with(other)
+    graph.erase_node(node)
 
 
 def call(graph: Graph, target: Target, args: tuple[Argument, ...]) -> Node:
@@ -160,13 +168,12 @@ def _sum(graph: Graph, node: Node, value: Tensor, known: dict[Node, Pieces]) -> 
     # Both must be as the sum: what is repeated along an axis has no pieces there.
     if not all(same_form(t, node) for t in terms):
         return None
-    whole = [Piece(0, value.shape[axis], None)]
     sides = []
     apart = True
     for term in terms:
         pieces = known.get(term)
         if pieces is None or pieces.axis != axis:
-            pieces = Pieces(axis, [whole[0]._replace(value=term)], apart=False)
+            pieces = Pieces(axis, [Piece(0, value.shape[axis], term)], apart=False)
         apart = apart and pieces.apart
         sides.append(pieces.parts)
     ends = sorted({p.stop for parts in sides for p in parts})

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from .pieces import forward_pieces, lies_in_order, same_form, shape_of, value_of
+from .pieces import forward_pieces, lies_in_order, replace, same_form, shape_of, value_of
 
 aten = torch.ops.aten
 
@@ -127,10 +127,7 @@ def _sum_squeezed(graph: Graph, node: Node) -> None:
     kept = len(total.args) > 2 and total.args[2]
     if not kept or total.kwargs or [a % n for a in total.args[1]] != [axis % n]:  # type: ignore
         return
-    with graph.inserting_before(node):
-        squeezed = graph.call_function(aten.sum.dim_IntList, total.args[:2])
-    squeezed.meta = node.meta
-    node.replace_all_uses_with(squeezed)
+    replace(graph, node, aten.sum.dim_IntList, total.args[:2])
 
 
 def _take_rows(graph: Graph, node: Node) -> None:
@@ -145,19 +142,13 @@ def _take_rows(graph: Graph, node: Node) -> None:
         return
     if not lies_in_order(array):
         return
-    adds = node.target is aten.index_put.default
-    if adds:
-        whole = shape_of(indices[0]) + shape_of(node)[1:]  # type: ignore[index]
-        if node.args[3:] != (True,) or shape_of(node.args[2]) != whole:
-            return
-    with graph.inserting_before(node):
-        if adds:
-            added = (array, 0, indices[0], node.args[2])  # type: ignore[index]
-            taken = graph.call_function(aten.index_add.default, added)
-        else:
-            taken = graph.call_function(aten.index_select.default, (array, 0, indices[0]))  # type: ignore
-    taken.meta = node.meta
-    node.replace_all_uses_with(taken)
+    taken = (array, 0, indices[0])  # type: ignore[index]
+    if node.target is aten.index.Tensor:
+        replace(graph, node, aten.index_select.default, taken)
+        return
+    whole = shape_of(indices[0]) + shape_of(node)[1:]  # type: ignore[index]
+    if node.args[3:] == (True,) and shape_of(node.args[2]) == whole:
+        replace(graph, node, aten.index_add.default, (*taken, node.args[2]))
 
 
 def _leave_expansion_to(node: Node) -> None:
@@ -201,13 +192,8 @@ def fold_products(graph: Graph) -> None:
             x, product = product, x
         if not _is_single_product(product, node) or not _same_type([x, product, *product.args]):
             continue
-        with graph.inserting_before(node):
-            folded = graph.call_function(aten.addcmul.default, (x, *product.args))
-            if node.target is aten.sub.Tensor:
-                folded.kwargs = {"value": -1}
-        folded.meta = node.meta
-        node.replace_all_uses_with(folded)
-        graph.erase_node(node)
+        sign = {"value": -1} if node.target is aten.sub.Tensor else {}
+        replace(graph, node, aten.addcmul.default, (x, *product.args), **sign)
         graph.erase_node(product)
 
 
@@ -217,11 +203,7 @@ def _add_matrix_product(graph: Graph, node: Node) -> bool:
             continue
         if list(product.users) != [node] or x is product or not same_form(x, product):
             continue
-        with graph.inserting_before(node):
-            folded = graph.call_function(aten.addmm.default, (x, *product.args))
-        folded.meta = node.meta
-        node.replace_all_uses_with(folded)
-        graph.erase_node(node)
+        replace(graph, node, aten.addmm.default, (x, *product.args))
         graph.erase_node(product)
         return True
     return False
@@ -238,11 +220,9 @@ def _is_single_product(product: object, user: Node) -> bool:
 
 def _same_type(items: Iterable[object]) -> bool:
     """Whether all are tensors of one floating type."""
-    values = [i.meta.get("val") if isinstance(i, Node) else None for i in items]
-    if not all(isinstance(v, Tensor) for v in values):
-        return False
-    types = {v.dtype for v in values}  # type: ignore[union-attr]
-    return len(types) == 1 and types.pop().is_floating_point
+    values = [value_of(item) for item in items]
+    types = {v.dtype for v in values if v is not None}
+    return all(v is not None for v in values) and len(types) == 1 and types.pop().is_floating_point
 
 
 def overwritten_arguments(graph: Graph) -> dict[Node, Node]:
