@@ -3,8 +3,9 @@
 TorchScript understands the functions here, so that the file of a potential holds them. They do the two
 edges i, j and j, i of a pair of atoms at once, as ``messages.h`` does: distances are the same but for
 those between an electron point and a nucleus, which trade places, so the even and the odd part of the
-filters serve both. Some hundred pairs at a time stay in the caches, and the gradient makes the filters
-again, so that nothing is kept for an edge.
+filters serve both. Some hundred pairs at a time stay in the caches. What is made for them is handed to the
+gradient where these are all pairs; where there are more the gradient makes it again, so that nothing is
+kept for an edge.
 
 What has few numbers for a pair, as distances, has pairs as its last axis, what has many, as filters, has
 channels: loops of torch are fast where the last axis is long.
@@ -16,11 +17,14 @@ for all while the points are still, none without points; n radial functions of e
 them, those of 1 + V distances, and with products of V shifts.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .pair_geometry import (
     PairGeometry,
+    RadialFunctions,
     envelope_of,
     functions_backward,
     functions_of,
@@ -206,11 +210,56 @@ def along(x: Tensor, direction: Tensor, out: Tensor) -> None:
     torch.mul(x_1, d_1, out=out).addcmul_(x_2, d_2).addcmul_(x_3, d_3)
 
 
+class PairBlock(NamedTuple):
+    """What messages of some pairs and their gradient are made from.
+
+    Attributes:
+        found: The geometry.
+        envelope: Shape (1, B).
+        slope: Its derivative.
+        made: Radial functions.
+        filters: Shape (2, B, P, c), or (1, B, P, c) where both edges have the same.
+        second: Second directions of the edges i, j, see `second_directions`; not read where there are none.
+        targets: Centers of the edges i, j, then of j, i, shape (2 B,).
+        sources: Their neighbors.
+        of_j: What is sent by these, shape (2, B, parts, c).
+    """
+
+    found: PairGeometry
+    envelope: Tensor
+    slope: Tensor
+    made: RadialFunctions
+    filters: Tensor
+    second: Tensor
+    targets: Tensor
+    sources: Tensor
+    of_j: Tensor
+
+
+def block_of(
+    r: Tensor, i: Tensor, j: Tensor, d: Tensor, sent: Tensor,
+    even: Tensor, odd: Tensor, of_head: Tensor, n_basis: int,
+    cutoff: float, softening: float, power: int, still: bool, relative: bool, products: bool,
+) -> PairBlock:  # fmt: skip
+    """What `edge_messages` and its gradient need of some of their pairs, with arguments as there."""
+    n_sent, c = sent.shape[1], sent.shape[2]
+    n_scaled = min(d.shape[1], 1) + 2
+    n_parts = n_scaled + (n_sent - n_scaled) // 3
+    found = geometry_of(r, i, j, d, softening, even.shape[0], still)
+    envelope, slope = envelope_of(found.length, cutoff, power)
+    made = functions_of(found, envelope, n_basis, cutoff, softening, products)
+    filters = filters_of(made.values, envelope, even, odd, n_parts, still, products)
+    second = second_directions(found, of_head, relative) if n_scaled > 2 else found.second
+    targets, sources = torch.cat([i, j]), torch.cat([j, i])
+    of_j = sent.index_select(0, sources).view(2, -1, n_sent, c)
+    return PairBlock(found, envelope, slope, made, filters, second, targets, sources, of_j)
+
+
 def edge_messages(
     r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, sent: Tensor,
     even: Tensor, odd: Tensor, of_head: Tensor, n_basis: int,
     cutoff: float, softening: float, power: int, still: bool, relative: bool, products: bool,
-) -> Tensor:  # fmt: skip
+) -> tuple[Tensor, PairBlock | None]:  # fmt: skip
     """Sums of the messages of eqs. 7 and 8 over the edges of each center.
 
     Args:
@@ -234,48 +283,51 @@ def edge_messages(
         products: Whether there are products of radial functions with shifts, see `RadialFunctions`.
 
     Returns:
-        Changes of scalars and vectors, shape (n_atoms, 4, c).
+        Changes of scalars and vectors, shape (n_atoms, 4, c), and what `edge_messages_backward` need not make
+        again where all pairs are one block.
     """
     n_sent, c = sent.shape[1], sent.shape[2]
     n_scaled = min(d.shape[1], 1) + 2
-    n_parts = n_scaled + (n_sent - n_scaled) // 3
     received = torch.zeros([sent.shape[0], 4, c], dtype=sent.dtype, device=sent.device)
     step = pairs_at_once(r)
+    kept: PairBlock | None = None
     for start in range(0, r.shape[0], step):
-        i, j = center[start : start + step], neighbor[start : start + step]
-        found = geometry_of(r[start : start + step], i, j, d, softening, even.shape[0], still)
-        envelope = envelope_of(found.length, cutoff, power)[0]
-        f = functions_of(found, envelope, n_basis, cutoff, softening, products).values
-        filters = filters_of(f, envelope, even, odd, n_parts, still, products)
-        targets, sources = torch.cat([i, j]), torch.cat([j, i])
-        of_j = sent.index_select(0, sources).view(2, -1, n_sent, c)
-        message = torch.empty([2, i.shape[0], 4, c], dtype=sent.dtype, device=sent.device)
+        end = start + step
+        block = block_of(
+            r[start:end], center[start:end], neighbor[start:end], d, sent, even, odd, of_head,
+            n_basis, cutoff, softening, power, still, relative, products,
+        )  # fmt: skip
+        if r.shape[0] <= step:
+            kept = block
+        filters, of_j, second = block.filters, block.of_j, block.second
+        message = torch.empty([2, of_j.shape[1], 4, c], dtype=sent.dtype, device=sent.device)
         torch.mul(of_j[:, :, 0], filters[:, :, 0], out=message[:, :, 0])
         scaled = of_j[:, :, 1:n_scaled] * filters[:, :, 1:n_scaled]
         pull = message[:, :, 1:]
-        unit = found.unit.t().unsqueeze(2)
+        unit = block.found.unit.t().unsqueeze(2)
         torch.mul(scaled[0, :, :1], unit, out=pull[0])
         torch.mul(scaled[1, :, :1], -unit, out=pull[1])
         if n_scaled > 2:
-            second = second_directions(found, of_head, relative)
             pull[0].addcmul_(scaled[0, :, 1:], second)
             pull[1].addcmul_(scaled[1, :, 1:], second, value=-1.0)
         if n_sent > n_scaled:
             pull.addcmul_(of_j[:, :, n_scaled:], filters[:, :, n_scaled:])
-        received.index_add_(0, targets, message.view(-1, 4, c))
-    return received
+        received.index_add_(0, block.targets, message.view(-1, 4, c))
+    return received, kept
 
 
 def edge_messages_backward(  # noqa: D417
     by_received: Tensor, r: Tensor, center: Tensor, neighbor: Tensor, d: Tensor, sent: Tensor,
     even: Tensor, odd: Tensor, of_head: Tensor, n_basis: int,
     cutoff: float, softening: float, power: int, still: bool, relative: bool, products: bool,
+    kept: PairBlock | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradient of `edge_messages` by r, d and what is sent.
 
     Args:
         by_received: Gradient by its result, shape (n_atoms, 4, c).
-        r: As all further ones, the argument of `edge_messages`.
+        r: As all further ones but the last, the argument of `edge_messages`.
+        kept: What that has kept; some of it is written over.
 
     Returns:
         Of the shapes of r, d and ``sent``.
@@ -286,14 +338,18 @@ def edge_messages_backward(  # noqa: D417
     by_r, by_d, by_sent = torch.zeros_like(r), torch.zeros_like(d), torch.zeros_like(sent)
     step = pairs_at_once(r)
     for start in range(0, r.shape[0], step):
-        i, j = center[start : start + step], neighbor[start : start + step]
-        found = geometry_of(r[start : start + step], i, j, d, softening, even.shape[0], still)
-        envelope, slope = envelope_of(found.length, cutoff, power)
-        made = functions_of(found, envelope, n_basis, cutoff, softening, products)
-        filters = filters_of(made.values, envelope, even, odd, n_parts, still, products)
-        targets, sources = torch.cat([i, j]), torch.cat([j, i])
-        of_j = sent.index_select(0, sources).view(2, -1, n_sent, c)
-        g = by_received.index_select(0, targets).view(2, -1, 4, c)
+        end = start + step
+        i, j = center[start:end], neighbor[start:end]
+        block = (
+            kept
+            if kept is not None
+            else block_of(
+                r[start:end], i, j, d, sent, even, odd, of_head,
+                n_basis, cutoff, softening, power, still, relative, products,
+            )
+        )  # fmt: skip
+        found, filters, of_j, second = block.found, block.filters, block.of_j, block.second
+        g = by_received.index_select(0, block.targets).view(2, -1, 4, c)
         by_pull = g[:, :, 1:]
         by_filters = torch.empty([2, i.shape[0], n_parts, c], dtype=r.dtype, device=r.device)
         by_of_j = torch.empty_like(of_j)
@@ -309,7 +365,6 @@ def edge_messages_backward(  # noqa: D417
         by_unit = product.sum(2).t()
         by_second = by_unit.unsqueeze(1)  # not read where there is no second direction
         if n_scaled > 2:
-            second = second_directions(found, of_head, relative)
             along(by_pull[0], second, by_scaled[0, :, 2])
             along(by_pull[1], -second, by_scaled[1, :, 2])
             torch.mul(by_pull[0], scaled[0, :, 1:], out=product)
@@ -322,16 +377,16 @@ def edge_messages_backward(  # noqa: D417
         if n_sent > n_scaled:
             along(of_j[:, :, n_scaled:], by_pull, by_filters[:, :, n_scaled])
             torch.mul(by_pull, filters[:, :, n_scaled:], out=by_of_j[:, :, n_scaled:])
-        by_sent.index_add_(0, sources, by_of_j.view(-1, n_sent, c))
+        by_sent.index_add_(0, block.sources, by_of_j.view(-1, n_sent, c))
         by_f, by_bias = filters_of_backward(by_filters, even, odd, n_basis, still, products)
         by_length, by_lengths, by_envelope = functions_backward(
-            by_f, made, found, envelope, cutoff, softening, products
+            by_f, block.made, found, block.envelope, cutoff, softening, products
         )
-        by_length = by_length + (by_envelope + by_bias) * slope
+        by_length = by_length + (by_envelope + by_bias) * block.slope
         by_pair, by_i, by_j = geometry_backward(
             found, by_length, by_unit, by_lengths, by_second, still
         )
-        by_r[start : start + step] = by_pair.t()
+        by_r[start:end] = by_pair.t()
         if not still:
             by_d.index_add_(0, i, by_i.permute(2, 1, 0))
             by_d.index_add_(0, j, by_j.permute(2, 1, 0))

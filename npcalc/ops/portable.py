@@ -16,11 +16,28 @@ from .pairs import edge_messages, edge_messages_backward
 NAMESPACE = "npcalc_pairs"
 """In a trace each is one node, for which `npcalc.potential.portable` writes a call of the function."""
 
+_ARGUMENTS = (
+    "Tensor r, Tensor center, Tensor neighbor, Tensor d, Tensor sent, "
+    "Tensor even, Tensor odd, Tensor of_head, "
+    "int n_basis, float cutoff, float softening, int power, bool still, bool relative, bool products"
+)
+
+
+def _messages(*arguments: Any) -> Tensor:
+    return edge_messages(*arguments)[0]
+
+
+# What the messages keep for their gradient is left to the calls that are written.
 OPERATORS = {
-    function.__name__: torch.library.custom_op(
-        f"{NAMESPACE}::{function.__name__}", function, mutates_args=()
+    name: torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=(), schema=schema)
+    for name, function, schema in (
+        ("edge_messages", _messages, f"({_ARGUMENTS}) -> Tensor"),
+        (
+            "edge_messages_backward",
+            edge_messages_backward,
+            f"(Tensor by_received, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+        ),
     )
-    for function in (edge_messages, edge_messages_backward)
 }
 
 
