@@ -251,14 +251,36 @@ def parse_config(raw: dict[str, Any], origin: str = "configuration") -> TrainCon
     except ValidationError as error:
         problems = [_explain(e, raw) for e in error.errors()]
         raise ConfigError(f"{origin}: " + "; ".join(problems)) from error
-    problems = _idle_keys(config.model)
+    problems = _idle_keys(config)
     if problems:
         raise ConfigError(f"{origin}: " + "; ".join(problems))
     return config
 
 
-def _idle_keys(model: ModelConfig) -> list[str]:
+def _idle_keys(config: TrainConfig) -> list[str]:
     """What is said of keys that were given and do nothing, in what is new and not in what is stored."""
+    model, loss, data = config.model, config.loss, config.data
+    idle = {f"model.{name}": reason for name, reason in _idle_model_keys(model).items()}
+    if loss.form != "huber":
+        idle["loss.delta"] = "without form: huber"
+    if not model.dipole and loss.dipole > 0.0:
+        idle["loss.dipole"] = "with model.dipole: false"
+    if data.validation is not None:
+        idle["data.n_validation"] = "beside a file of validation structures"
+        if data.n_train is None:
+            idle["data.split_seed"] = "where all of data.train is trained on"
+    if data.split_file is not None:
+        idle["data.split_seed"] = "beside data.split_file, which names the structures"
+    problems = []
+    for key, reason in idle.items():
+        section, name = key.split(".")
+        owner = getattr(config, section)
+        if getattr(owner, name) != type(owner).model_fields[name].default:
+            problems.append(f"{key} does nothing {reason}: leave it out")
+    return problems
+
+
+def _idle_model_keys(model: ModelConfig) -> dict[str, str]:
     idle: dict[str, str] = {}
     if model.coupling != "paired_nodes":
         idle["pairs"] = "without coupling: paired_nodes"
@@ -269,12 +291,7 @@ def _idle_keys(model: ModelConfig) -> list[str]:
     if model.polarization == "none":
         points = ("coupling", "pairs", "n_points", "d_max", "softening", "electron_weight")
         idle |= dict.fromkeys(points, "with polarization: none, which has no points")
-    fields = ModelConfig.model_fields
-    return [
-        f"model.{name} does nothing {reason}: leave it out"
-        for name, reason in idle.items()
-        if getattr(model, name) != fields[name].default
-    ]
+    return idle
 
 
 def _explain(error: Any, raw: dict[str, Any]) -> str:

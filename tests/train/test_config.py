@@ -72,6 +72,22 @@ def write(tmp_path, raw):
             lambda c: c["model"].update(polarization="static", dipole=False, d_max=1.0),
             "model.d_max does nothing with polarization: static",
         ),
+        (
+            lambda c: c["loss"].update(form="mse", delta=0.1),
+            "loss.delta does nothing without form: huber",
+        ),
+        (
+            lambda c: c.update(
+                loss={"dipole": 5.0}, model={"host": {"name": "painn"}, "dipole": False}
+            ),
+            "loss.dipole does nothing with model.dipole: false",
+        ),
+        (
+            lambda c: c["data"].update(
+                validation="v.h5", n_train=None, n_validation=20, split_seed=1
+            ),
+            "data.n_validation does nothing beside a file of .*; data.split_seed does nothing where",
+        ),
         (lambda c: c["data"].update(split_file="s.txt"), "leave out validation and n_train"),
     ],
 )

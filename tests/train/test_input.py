@@ -38,7 +38,9 @@ def waters(n=30, **where):
 def config_of(tmp_path, frames, **more):
     ase.io.write(tmp_path / "d.xyz", frames)
     raw = raw_config(tmp_path / "run", epochs=2)
-    raw["data"] = {"train": str(tmp_path / "d.xyz"), "n_validation": 5, **more.pop("data", {})}
+    data = more.pop("data", {})
+    sizes = {} if "validation" in data else {"n_validation": 5}
+    raw["data"] = {"train": str(tmp_path / "d.xyz"), **sizes, **data}
     for section, values in more.items():
         raw[section] |= values
     return raw

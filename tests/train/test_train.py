@@ -211,7 +211,7 @@ def test_other_validation_data_does_not_take_over_a_run(tmp_path):
     for name, rows in (("train", (0, 30)), ("validation", (30, 35))):
         data.subset(np.arange(*rows)).save(tmp_path / f"{name}.h5")
         config["data"][name] = str(tmp_path / f"{name}.h5")
-    config["data"].pop("n_train", None)
+    del config["data"]["n_train"], config["data"]["n_validation"]
     Trainer(parse_config(config)).run_state.save()
     Trainer(parse_config(config))
     data.subset(np.arange(30, 37)).save(tmp_path / "seven.h5")
