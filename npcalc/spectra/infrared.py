@@ -48,18 +48,29 @@ class Spectrum:
 
     Attributes:
         wavenumbers: 1/cm, shape (n,), ascending from 0.
-        absorption: Molar napierian absorption in km/mol per 1/cm, shape (n,).
-        error: Standard error of the absorption from independent blocks, shape (n,).
+        blocks: Molar napierian absorption of each block of the run in km/mol per 1/cm, shape (n_blocks, n).
         resolution: Width in 1/cm that the window and the segment length give to a sharp line.
     """
 
     wavenumbers: Array
-    absorption: Array
-    error: Array
+    blocks: Array
     resolution: float
+
+    @property
+    def absorption(self) -> Array:
+        """Molar napierian absorption in km/mol per 1/cm, shape (n,)."""
+        return self.blocks.mean(axis=0)
+
+    @property
+    def error(self) -> Array:
+        """Its standard error, as from independent blocks, shape (n,)."""
+        return _standard_error(self.blocks)
 
     def band(self, low: float, high: float) -> tuple[float, float]:
         """Intensity of a band in km/mol and its standard error.
+
+        The error is that of the integrals of the blocks: as the energy of a mode comes and goes, its
+        whole band rises and falls. Blocks are independent where they are much longer than that takes.
 
         Args:
             low: Lower end in 1/cm.
@@ -67,10 +78,13 @@ class Spectrum:
         """
         inside = (self.wavenumbers >= low) & (self.wavenumbers < high)
         step = float(self.wavenumbers[1] - self.wavenumbers[0])
-        # Errors of neighboring points are not independent within the resolution.
-        correlated = max(1.0, self.resolution / step)
-        error = math.sqrt(float((self.error[inside] ** 2).sum()) * correlated) * step
-        return float(self.absorption[inside].sum()) * step, error
+        integrals = self.blocks[:, inside].sum(axis=1) * step
+        return float(integrals.mean()), float(_standard_error(integrals))
+
+
+def _standard_error(blocks: Array) -> Array:
+    """Of the mean over the first axis."""
+    return blocks.std(axis=0, ddof=1) / math.sqrt(len(blocks))
 
 
 def infrared_spectrum(
@@ -166,10 +180,8 @@ def infrared_spectrum(
     factor[1:] = CORRECTIONS[correction](x[1:])
     # N_A / (6 c eps0) = 2 c KM_PER_MOL amu / e^2, with powers in (e A/fs)^2 fs
     unit = 2.0 * KM_PER_MOL * SPEED_OF_LIGHT_CM_PER_FS * AMU_A2_PER_FS2_IN_EV / (KB * temperature_K)
-    spectra = np.array(blocks) * factor / damping * unit
     return Spectrum(
         wavenumbers=wavenumbers,
-        absorption=spectra.mean(axis=0),
-        error=spectra.std(axis=0, ddof=1) / math.sqrt(len(spectra)),
+        blocks=np.array(blocks) * factor / damping * unit,
         resolution=bandwidth / (length * SPEED_OF_LIGHT_CM_PER_FS * interval_fs),
     )

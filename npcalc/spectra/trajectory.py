@@ -124,11 +124,8 @@ def without_step_error(spectrum: Spectrum, timestep_fs: float) -> Spectrum:
     true = np.sin(phase) / half
     grid = spectrum.wavenumbers[spectrum.wavenumbers <= true[-1]]
     stretch = np.cos(phase)  # d true / d seen
-    absorption, error = (
-        np.interp(grid, true, values[seen] / stretch)
-        for values in (spectrum.absorption, spectrum.error)
-    )
-    return Spectrum(grid, absorption, error, spectrum.resolution)
+    blocks = [np.interp(grid, true, block[seen] / stretch) for block in spectrum.blocks]
+    return Spectrum(grid, np.array(blocks), spectrum.resolution)
 
 
 def write_table(path: str | os.PathLike[str], spectrum: Spectrum) -> None:

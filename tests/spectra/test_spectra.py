@@ -6,6 +6,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.constraints import FixAtoms
 from scipy import constants
+from scipy.signal import lfilter
 from systems import make_potential
 
 from npcalc import NPCalculator
@@ -124,6 +125,28 @@ def test_block_errors_cover_the_noise():
     )
     ratio = level.std() / spectrum.error[inside].mean()
     assert 0.6 < ratio < 1.5
+
+
+def test_errors_of_bands_cover_the_energy_that_comes_and_goes():
+    """A thermostat changes the energy of a mode within a picosecond, and its whole band with it.
+
+    The band is wider than the resolution: its points are no independent measurements.
+    """
+    rng = np.random.default_rng(0)
+    n, relaxation_fs = 13000, 1000.0
+    kept = np.exp(-0.5 / relaxation_fs)  # of the amplitude in 1 fs
+    t = np.arange(n)
+    phase = 2.0 * np.pi * 1500.0 * SPEED_OF_LIGHT_CM_PER_FS * t
+    phase += 4.0 * np.sin(2.0 * np.pi * t / relaxation_fs)
+    found = []
+    for _ in range(40):
+        noise = rng.normal(size=(n, 6)).view(complex) * np.sqrt(1.0 - kept**2)
+        amplitude = lfilter([1.0], [1.0, -kept], noise, axis=0)
+        dipoles = (amplitude * np.exp(1j * phase)[:, None]).real
+        found.append(infrared_spectrum(dipoles, 1.0, 300.0, 20.0).band(1300, 1700))
+    values, errors = np.array(found).T
+    ratio = values.std(ddof=1) / np.sqrt((errors**2).mean())
+    assert 0.75 < ratio < 1.33
 
 
 @pytest.mark.parametrize(
