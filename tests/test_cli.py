@@ -13,6 +13,7 @@ import pytest
 import torch
 from ase import units
 from ase.build import molecule
+from runs import raw_config
 from systems import make_potential
 from typer.testing import CliRunner
 
@@ -240,3 +241,77 @@ def test_resume_with_another_structure(run, tmp_path):
 def test_formats_that_cannot_hold_a_molecule(run, tmp_path):
     assert "VASP's format needs a cell" in run("relax ethanol -o r.vasp", code=1)
     assert not (tmp_path / "r.vasp").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the structure is no minimum")  # of random weights
+def test_modes_without_a_dipole(run):
+    make_potential("painn", "geometry", dipole=False, charges="none").save("bare.pt")
+    output = run("harmonic H2O -p bare.pt --fmax 0")
+    assert "1/cm\n" in output
+    assert "nan" not in output
+    assert "no dipole" in run("harmonic H2O -p bare.pt --fmax 0 -o x.png", code=1)
+
+
+def test_training_shows_its_errors_and_all_its_keys(run, tmp_path):
+    config = raw_config(tmp_path / "run", epochs=2)
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    output = run("train c.yaml -q")
+    errors = npcalc.load_potential(tmp_path / "run" / "small.pt").card.errors["validation"]
+    assert f"validation: mean absolute errors: energy {errors['energy_mae']:.4g} eV" in output
+    assert f"forces {errors['forces_mae']:.4g} eV/A" in output
+    keys = run("train --keys")
+    for key in ("data.keys = None", "model.host.l_max", "loss.form = 'mse'    (mse | mae | huber)"):
+        assert key in keys
+
+
+def test_checkpoints_may_be_read_by_whom_other_files_may(run, tmp_path):
+    config = raw_config(tmp_path / "run", epochs=2)
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    run("train c.yaml -q")
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "run").iterdir()}
+    assert modes["checkpoint.safetensors"] == modes["config.json"]
+
+
+def test_modules_that_register_hosts_are_imported(run, tmp_path):
+    (tmp_path / "own_host.py").write_text(
+        "from npcalc.nn.hosts import register_host\n"
+        "from npcalc.nn.hosts.painn import PaiNN, PaiNNConfig\n"
+        "from typing import Literal\n"
+        "class OwnConfig(PaiNNConfig):\n"
+        "    name: Literal['own'] = 'own'\n"
+        "class Own(PaiNN):\n"
+        "    pass\n"
+        "register_host(OwnConfig, Own)\n"
+    )
+    config = raw_config(tmp_path / "run", epochs=2)
+    config["model"]["host"] = {**config["model"]["host"], "name": "own"}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    call = [sys.executable, "-m", "npcalc"]
+    alone = subprocess.run([*call, "train", "c.yaml", "-q"], capture_output=True, text=True)
+    assert alone.returncode == 1
+    assert "unknown host 'own'" in alone.stderr
+    assert "--import" in alone.stderr
+    for module in ("own_host", "own_host.py"):
+        subprocess.run([*call, "--import", module, "train", "c.yaml", "-q"], check=True)
+    wrong = subprocess.run([*call, "--import", "no_host", "info"], capture_output=True, text=True)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("npcalc: No module named")
+
+
+def test_a_reader_that_stops_is_no_error(run):
+    program = f"{sys.executable} -m npcalc train --keys | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {program}"], capture_output=True, text=True
+    )
+    assert done.stdout == "name = 'potential'\n"
+    assert done.stderr == ""
+
+
+def test_what_to_do_with_folders_and_earlier_runs(run, tmp_path):
+    (tmp_path / "runs").mkdir()
+    shutil.copy("p.pt", "runs/mine.pt")
+    assert "'runs' is a folder: give the file of a potential, such as runs/mine.pt" in run(
+        "relax ethanol -p runs", code=1
+    )
+    (tmp_path / "t.h5").touch()
+    assert "go on with that run (--resume)" in run("md ethanol -o t.h5", code=1)

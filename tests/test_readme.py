@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from npcalc.model import ModelConfig, PolarizedModel
 from npcalc.potential import Card, Potential, properties_of
 from npcalc.potential.registry import bundled_folder
 from npcalc.train import ConfigError, load_config, parse_config, train
+from npcalc.train.splits import load_splits
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -95,8 +97,23 @@ def test_own_host(tmp_path):
         parse_config(config)
 
 
+def test_keys_and_units(tmp_path):
+    atoms = ethanol()
+    atoms.info |= {"REF_energy": -154.0, "REF_dipole": np.array([1.0, 0.0, 0.0])}
+    atoms.arrays["REF_forces"] = np.full((len(atoms), 3), 0.01)
+    ase.io.write(tmp_path / "frames.xyz", [atoms] * 3)
+    data = yaml.safe_load(blocks("yaml")[0])["data"] | {"n_validation": 1}
+    raw = {"output": "run", "model": {"host": {"name": "painn"}}, "data": data}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.warns(UserWarning, match="are training structures too"):  # three times one
+        train = load_splits(load_config(tmp_path / "train.yaml"))["train"]
+    assert train.labels["energy"].values[0] == pytest.approx(-154.0 * 27.211386)
+    assert train.labels["forces"].values[0, 0] == pytest.approx(0.01 * 51.422067)
+    assert train.labels["dipole"].values[0, 0] == pytest.approx(0.208194, rel=1e-5)
+
+
 def test_properties():
-    (section,) = map(yaml.safe_load, blocks("yaml"))
+    section = yaml.safe_load(blocks("yaml")[1])
     card = {"property_scales": (1.0, 1.0), "property_references": ((0.0, 0.0),) * 3}
     atoms = ethanol()
     atoms.calc = NPCalculator(make_potential(card=card, **section["model"]))

@@ -1,10 +1,12 @@
 """What the commands share: the application, options, errors in one line."""
 
 import ctypes
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -72,21 +74,30 @@ def errors(*more: type[Exception]) -> Iterator[None]:
         where = ".".join(str(part) for part in first["loc"])
         typer.echo(f"npcalc: {where}: {first['msg']}, got {first['input']!r}", err=True)
         raise typer.Exit(1) from None
+    except BrokenPipeError:  # of a reader such as head, which has enough
+        # What is left to print would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
     except (*mendable, MDExploded, NotConverged, *more) as error:
         typer.echo(f"npcalc: {error}", err=True)
         raise typer.Exit(1) from None
 
 
-def must_be_free(*paths: Path | None, endings: tuple[str, ...] = ()) -> None:
+def must_be_free(
+    *paths: Path | None,
+    endings: tuple[str, ...] = (),
+    instead: str = "give another name, or remove it",
+) -> None:
     """Finds out before a long computation that its result could not be written.
 
     Args:
         paths: Files to write.
         endings: What the name of the first may end in, anything if empty.
+        instead: What to do where there is one.
     """
     for path in paths:
         if path is not None and path.exists():
-            raise FileExistsError(f"{str(path)!r} exists: give another name, or remove it")
+            raise FileExistsError(f"{str(path)!r} exists: {instead}")
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {str(path.parent)!r}: make it first")
     first = paths[0]
@@ -106,9 +117,32 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"npcalc: warning: {message}", file=sys.stderr)
 
 
+def import_first(modules: list[str]) -> None:
+    """Imports modules by name, those of the working directory too, or by the path of their file.
+
+    Args:
+        modules: Names, or paths that end in ``.py``.
+
+    Raises:
+        ImportError: One cannot be imported.
+    """
+    sys.path.insert(0, os.getcwd())
+    for module in modules:
+        path = Path(module)
+        if path.suffix == ".py":
+            sys.path.insert(0, str(path.resolve().parent))
+        import_module(path.stem if path.suffix == ".py" else module)
+
+
 @app.callback(invoke_without_command=True)
 def main(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    imported: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import", help="Module or .py file to import first, as one that registers a host."
+        ),
+    ] = None,
 ) -> None:
     """Molecular dynamics, dipoles and infrared spectra with neural-polarization potentials."""
     if version:
@@ -116,3 +150,6 @@ def main(
         raise typer.Exit
     warnings.showwarning = _show_warning
     keep_memory()
+    if imported:
+        with errors():
+            import_first(imported)

@@ -44,7 +44,9 @@ def demo(
         "npcalc-demo"
     ),
     potential: PotentialOption = "ethanol-fast",
-    picoseconds: Annotated[float, typer.Option(help="Length of the trajectory.")] = 15.0,
+    picoseconds: Annotated[
+        float, typer.Option(help="Length of the trajectory, 8 at least.")
+    ] = 15.0,
     reference: Annotated[Path | None, typer.Option(help="Measured spectrum, JCAMP-DX.")] = None,
     threads: ThreadsOption = 1,
     quiet: QuietOption = False,
@@ -118,7 +120,11 @@ def md(
                 atoms = trajectory.start
             _check_same_atoms(structure, atoms, output)
         else:
-            must_be_free(output, endings=(".h5", ".hdf5"))
+            must_be_free(
+                output,
+                endings=(".h5", ".hdf5"),
+                instead="go on with that run (--resume), or give another name",
+            )
             atoms = read_structure(structure)
             if temperature is not None or seed is not None:
                 atoms.arrays.pop("momenta", None)

@@ -16,12 +16,36 @@ from .common import (
 )
 
 
+def _show_keys(wanted: bool) -> None:
+    if wanted:
+        from ..train.reference import reference
+
+        typer.echo(reference())
+        raise typer.Exit
+
+
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="Configuration, YAML.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help="Configuration, YAML. Paths of data in it are relative to its folder, `output` to the "
+            "working directory."
+        ),
+    ],
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys",
+            help="Show all keys of configurations and exit.",
+            callback=_show_keys,
+            is_eager=True,
+        ),
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a potential, or go on with an interrupted run."""
+    from ..potential.archive import read_archive
     from ..train import TrainingDiverged
     from ..train import train as run_training
 
@@ -29,6 +53,8 @@ def train(
         path = run_training(config, progress=not quiet)
         if path is not None:
             typer.echo(f"{path}")
+            for line in read_archive(path)[0].error_lines():
+                typer.echo(line)
 
 
 @app.command(name="compile")

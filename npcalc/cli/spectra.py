@@ -59,7 +59,9 @@ def harmonic(
     ] = 1e-4,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Plot to write.")] = None,
 ) -> None:
-    """Harmonic frequencies and infrared intensities."""
+    """Harmonic frequencies, imaginary ones below zero, and infrared intensities where there are dipoles."""
+    import numpy as np
+
     from .. import NPCalculator
     from ..md import read_structure
     from ..md import relax as relax_atoms
@@ -72,10 +74,15 @@ def harmonic(
         if fmax > 0.0:
             relax_atoms(atoms, fmax)
         lines = calculate_harmonic_spectrum(atoms)
-        typer.echo("   1/cm    km/mol")
+        no_dipole = np.isnan(lines.intensities).any()
+        typer.echo("   1/cm" if no_dipole else "   1/cm    km/mol")
         for frequency, intensity in zip(lines.frequencies, lines.intensities, strict=True):
-            typer.echo(f"{frequency:8.1f} {intensity:8.1f}")
+            typer.echo(f"{frequency:8.1f}" + ("" if no_dipole else f" {intensity:8.1f}"))
         if output is not None:
             if len(lines.frequencies) == 0:
                 raise ValueError(f"{structure} has no modes to plot")
+            if no_dipole:
+                raise ValueError(
+                    f"{potential} has no dipole, and so no intensities to plot: leave out --output"
+                )
             plot_spectrum(output, None, lines)

@@ -14,6 +14,7 @@ from ase.formula import Formula
 from numpy.typing import NDArray
 
 from ..conventions import FIELDS, Field
+from ..errors import naming
 from ..files import new_file
 
 Array = NDArray[np.float64]
@@ -59,6 +60,7 @@ class DataSet:
         labels: Labels by name, see `LABELS`.
         provenance: Free text by key: origin, level of theory, licence and so on.
         places: Where the structures stood in the file of which they are a part, shape (n_structures,).
+        unread: Keys that a file without any known label has; not saved.
     """
 
     n_atoms: NDArray[np.int64]
@@ -69,6 +71,7 @@ class DataSet:
     labels: dict[str, Label]
     provenance: dict[str, str] = field(default_factory=dict)
     places: NDArray[np.int64] | None = None
+    unread: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         total = int(self.n_atoms.sum())
@@ -186,9 +189,15 @@ class DataSet:
         label = self.labels.get(name)
         if label is None or not label.present.any():
             have = [k for k, v in self.labels.items() if v.present.any()]
+            hint = ""
+            if self.unread:
+                hint = (
+                    f"; keys that no label is read from: {', '.join(self.unread)} (data.keys, or --key of "
+                    f"npcalc convert, say which is which)"
+                )
             raise ValueError(
                 f"label {name!r} is asked for, but no structure has it; the data set has: "
-                f"{', '.join(have) or 'no labels'}"
+                f"{', '.join(have) or 'no labels'}{hint}"
             )
         return label
 
@@ -248,19 +257,19 @@ class DataSet:
         except OSError as error:
             raise ValueError(f"{name!r} is not a readable HDF5 file: {error}") from error
         try:
-            return cls._read(file, name)
+            with naming(name):
+                return cls._read(file)
         except (KeyError, OSError) as error:
             raise ValueError(f"the data set {name!r} is damaged: {error}") from error
 
     @classmethod
-    def _read(cls, file: h5py.File, name: str) -> "DataSet":
+    def _read(cls, file: h5py.File) -> "DataSet":
         with file:
             if file.attrs.get("format") != "npcalc data set":
-                raise ValueError(f"{name!r} is HDF5, but not an npcalc data set")
+                raise ValueError("HDF5, but not an npcalc data set")
             if file.attrs["version"] > FORMAT:
                 raise ValueError(
-                    f"{name!r} has format {file.attrs['version']}, this npcalc reads up "
-                    f"to {FORMAT}: update npcalc"
+                    f"format {file.attrs['version']}, this npcalc reads up to {FORMAT}: update npcalc"
                 )
             n_atoms = file["n_atoms"][...].astype(np.int64)
             labels = {

@@ -11,23 +11,33 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from ..conventions import DIPOLE_UNITS, ENERGY_UNITS, LENGTH_UNITS, unit_factor
-from ..errors import reason
+from ..errors import naming, reason
 from .dataset import LABELS, DataSet, Label, field_of
 
 Array = NDArray[np.float64]
 
 
-def label_factor(name: str, energy_unit: str, length_unit: str, dipole_unit: str) -> float:
+def label_factor(
+    name: str, energy_unit: str, length_unit: str, dipole_unit: str, forces_unit: str | None = None
+) -> float:
     """Factor from the units of a file to those of the package for the label ``name``.
 
-    It is 1 for molecular properties, which keep the unit of the file.
+    It is 1 for molecular properties, which keep the unit of the file. Without a unit of their own forces have
+    that of energy over that of length.
     """
     energy = unit_factor(ENERGY_UNITS, energy_unit, "energy")
     length = unit_factor(LENGTH_UNITS, length_unit, "length")
     dipole = unit_factor(DIPOLE_UNITS, dipole_unit, "dipole")
-    factors = {
-        "energy": energy, "forces": energy / length, "dipole": dipole, "centroids": length
-    }  # fmt: skip
+    forces = energy / length
+    if forces_unit is not None:
+        of_energy, slash, of_length = forces_unit.rpartition("/")
+        if not slash:
+            raise ValueError(
+                f"unit of forces {forces_unit!r}: expected ENERGY/LENGTH, such as hartree/bohr"
+            )
+        forces = unit_factor(ENERGY_UNITS, of_energy, "energy")
+        forces /= unit_factor(LENGTH_UNITS, of_length, "length")
+    factors = {"energy": energy, "forces": forces, "dipole": dipole, "centroids": length}
     return factors.get(name, 1.0)
 
 
@@ -45,16 +55,18 @@ def read_npz(
     length_unit: str = "A",
     dipole_unit: str = "e*A",
     properties: Mapping[str, str] | None = None,
+    forces_unit: str | None = None,
 ) -> DataSet:
     """Reads structures of one composition in the layout of rMD17.
 
     Args:
         path: File with ``nuclear_charges`` (n_atoms,), ``coords`` (n, n_atoms, 3) and labels.
         keys: Key of each label in the file; by default ``energies`` and ``forces``.
-        energy_unit: Unit of energies, and of forces per length.
+        energy_unit: Unit of energies, and of forces per length without ``forces_unit``.
         length_unit: Unit of coordinates.
         dipole_unit: Unit of dipoles.
         properties: Unit of each molecular property; without ``keys`` its name is its key.
+        forces_unit: Unit of forces, such as ``hartree/bohr``.
 
     Returns:
         The data set in package units.
@@ -92,20 +104,21 @@ def read_npz(
                 f"{os.fspath(path)!r}: key {key!r} for label {name!r} has shape {values.shape}, "
                 f"expected {(n, *per_structure)}"
             )
-        factor = label_factor(name, energy_unit, length_unit, dipole_unit)
+        factor = label_factor(name, energy_unit, length_unit, dipole_unit, forces_unit)
         rows = (n * n_atoms, *spec.shape) if spec.level == "atom" else (n, *spec.shape)
         labels[name] = Label(
             values.reshape(rows) * factor, np.ones(n, dtype=bool), units.get(name, "")
         )
-    return DataSet(
-        n_atoms=np.full(n, n_atoms, dtype=np.int64),
-        numbers=np.tile(np.asarray(arrays["nuclear_charges"], dtype=np.int64), n),
-        positions=coords.reshape(-1, 3),
-        cell=np.zeros((n, 3, 3)),
-        pbc=np.zeros((n, 3), dtype=bool),
-        labels=labels,
-        provenance={"file": Path(path).name},
-    )
+    with naming(path):
+        return DataSet(
+            n_atoms=np.full(n, n_atoms, dtype=np.int64),
+            numbers=np.tile(np.asarray(arrays["nuclear_charges"], dtype=np.int64), n),
+            positions=coords.reshape(-1, 3),
+            cell=np.zeros((n, 3, 3)),
+            pbc=np.zeros((n, 3), dtype=bool),
+            labels=labels,
+            provenance={"file": Path(path).name},
+        )
 
 
 def _atoms_label(atoms: Atoms, name: str, key: str) -> Array | None:
@@ -118,6 +131,12 @@ def _atoms_label(atoms: Atoms, name: str, key: str) -> Array | None:
     return None
 
 
+def _keys_of(frames: list[Atoms]) -> list[str]:
+    """All keys that labels may have."""
+    keys = {k for a in frames for k in [*a.info, *a.arrays, *(a.calc.results if a.calc else ())]}
+    return sorted(keys - {"numbers", "positions"})
+
+
 def from_atoms(
     frames: list[Atoms],
     keys: Mapping[str, str] | None = None,
@@ -125,6 +144,7 @@ def from_atoms(
     length_unit: str = "A",
     dipole_unit: str = "e*A",
     properties: Mapping[str, str] | None = None,
+    forces_unit: str | None = None,
 ) -> DataSet:
     """Makes a data set of ASE `Atoms`.
 
@@ -132,10 +152,11 @@ def from_atoms(
         frames: Structures.
         keys: Key of each label in ``info``, ``arrays`` or the calculator's results; by default
             whatever of `LABELS` and of ``properties`` is there.
-        energy_unit: Unit of energies, and of forces per length.
+        energy_unit: Unit of energies, and of forces per length without ``forces_unit``.
         length_unit: Unit of coordinates and cells.
         dipole_unit: Unit of dipoles.
         properties: Unit of each molecular property, one number for each frame.
+        forces_unit: Unit of forces, such as ``hartree/bohr``.
 
     Returns:
         The data set in package units; frames without a label are marked so.
@@ -157,11 +178,11 @@ def from_atoms(
         if all(f is None for f in found):
             if keys is None:
                 continue
-            have = sorted({k for a in frames for k in [*a.info, *a.arrays]})
             raise ValueError(
-                f"no structure has the key {key!r} for label {name!r}; keys found: {', '.join(have)}"
+                f"no structure has the key {key!r} for label {name!r}; keys found: "
+                f"{', '.join(_keys_of(frames)) or 'none'}"
             )
-        factor = label_factor(name, energy_unit, length_unit, dipole_unit)
+        factor = label_factor(name, energy_unit, length_unit, dipole_unit, forces_unit)
         blocks = []
         for index, (value, count) in enumerate(zip(found, n_atoms, strict=True)):
             shape = (int(count), *spec.shape) if spec.level == "atom" else (1, *spec.shape)
@@ -183,6 +204,7 @@ def from_atoms(
         cell=np.stack([a.cell.array for a in frames]) * length,
         pbc=np.stack([a.pbc for a in frames]),
         labels=labels,
+        unread=() if labels else tuple(_keys_of(frames)),
     )
 
 
@@ -198,8 +220,9 @@ def read_data(
         path: ``.h5``/``.hdf5`` (npcalc's own), ``.npz`` (rMD17 layout, kcal/mol), or anything that
             ASE reads with labels in eV and Angstrom, such as extended XYZ.
         keys: Key of each label in the file; not for npcalc's own files, whose names are fixed.
-        units: Units of ``energy``, ``length`` and ``dipole`` in the file, instead of those above;
-            npcalc's own files say theirs.
+        units: Units of ``energy``, ``length``, ``dipole`` and ``forces`` in the file, instead of those
+            above; forces have that of energy over that of length where theirs is not given. npcalc's own
+            files say theirs.
         properties: Unit of each molecular property to read beside `LABELS`; npcalc's own files
             have to agree with it.
 
@@ -214,8 +237,8 @@ def read_data(
     if not source.exists():
         raise FileNotFoundError(f"no data file {os.fspath(path)!r}")
     for what in units or {}:
-        if what not in ("energy", "length", "dipole"):
-            raise ValueError(f"unit of {what!r}: expected that of energy, length or dipole")
+        if what not in ("energy", "length", "dipole", "forces"):
+            raise ValueError(f"unit of {what!r}: expected that of energy, length, dipole or forces")
     ending = source.suffix.lower()
     if ending in (".h5", ".hdf5"):
         if units:
@@ -244,6 +267,7 @@ def read_data(
         raise ValueError(
             f"{os.fspath(path)!r} holds no structures that ASE can read: {reason(error)}"
         ) from error
-    return from_atoms(
-        frames if isinstance(frames, list) else [frames], keys, **given, properties=properties
-    )
+    with naming(source):
+        return from_atoms(
+            frames if isinstance(frames, list) else [frames], keys, **given, properties=properties
+        )

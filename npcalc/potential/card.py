@@ -60,6 +60,21 @@ class Card(BaseModel):
     citation: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
 
+    def error_lines(self) -> list[str]:
+        """Mean absolute errors for people, a line for each split."""
+        lines = []
+        for split, errors in self.errors.items():
+            parts = []
+            for key, value in errors.items():
+                name = key.removesuffix("_mae")
+                if name == key or value is None:
+                    continue
+                known = self.model.properties.get(name)
+                unit = self.units.get(name, "") if known is None else known.unit
+                parts.append(f"{name} {value:.4g} {unit}".rstrip())
+            lines.append(f"{split}: mean absolute errors: {', '.join(parts)}")
+        return lines
+
     @property
     def formal_charges(self) -> list[float]:
         """Formal charge of each element in e; zeros without a charge model."""

@@ -27,6 +27,7 @@ def find_potential(name_or_path: str | os.PathLike[str]) -> Path:
         Its path.
 
     Raises:
+        IsADirectoryError: It is a folder.
         FileNotFoundError: Neither a bundled potential nor a file; the message lists what exists.
     """
     path = Path(name_or_path)
@@ -35,6 +36,12 @@ def find_potential(name_or_path: str | os.PathLike[str]) -> Path:
     known = bundled_potentials()
     if os.fspath(name_or_path) in known:
         return known[os.fspath(name_or_path)]
+    if path.is_dir():
+        inside = ", ".join(str(p) for p in sorted(path.glob("*.pt")))
+        raise IsADirectoryError(
+            f"{os.fspath(name_or_path)!r} is a folder: give the file of a potential"
+            + (f", such as {inside}" if inside else "")
+        )
     raise FileNotFoundError(
         f"no potential {os.fspath(name_or_path)!r}: there is no such file, and the bundled "
         f"potentials are: {', '.join(known) or 'none'}"

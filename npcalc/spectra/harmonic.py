@@ -12,6 +12,9 @@ from ..conventions import HBAR, INVERSE_CM_PER_EV, KM_PER_MOL
 
 Array = NDArray[np.float64]
 
+IMAGINARY = 5.0
+"""Frequencies below minus this, in 1/cm, are warned of; smaller ones may be what forces are left."""
+
 
 @dataclass(frozen=True)
 class HarmonicSpectrum:
@@ -19,7 +22,7 @@ class HarmonicSpectrum:
 
     Attributes:
         frequencies: 1/cm, ascending, shape (n_modes,); an imaginary one is negative.
-        intensities: km/mol, shape (n_modes,).
+        intensities: km/mol, shape (n_modes,); NaN where the potential has no dipole.
         modes: Mass-weighted unit vectors, shape (n_modes, n_atoms, 3).
     """
 
@@ -91,7 +94,10 @@ def calculate_harmonic_spectrum(atoms: Atoms) -> HarmonicSpectrum:
         atoms: Relaxed structure with a calculator.
 
     Returns:
-        The modes.
+        The modes; without intensities, that is NaN, where the potential has no dipole.
+
+    Warns:
+        UserWarning: The structure has constraints, or is no minimum.
     """
     calculator: Any = atoms.calc
     if atoms.constraints:
@@ -100,5 +106,15 @@ def calculate_harmonic_spectrum(atoms: Atoms) -> HarmonicSpectrum:
             "moving freely, and mean something only where all forces vanish",
             stacklevel=2,
         )
-    born = calculator.get_born_effective_charges(atoms)
-    return harmonic_spectrum(atoms, calculator.get_hessian(atoms), born)
+    born = np.full((len(atoms), 3, 3), np.nan)
+    if "born_effective_charges" in calculator.implemented_properties:
+        born = calculator.get_born_effective_charges(atoms)
+    lines = harmonic_spectrum(atoms, calculator.get_hessian(atoms), born)
+    imaginary = lines.frequencies[lines.frequencies < -IMAGINARY]
+    if len(imaginary):
+        warnings.warn(
+            f"the structure is no minimum: {len(imaginary)} of its frequencies, those below zero, are "
+            f"imaginary (lowest {imaginary[0]:.0f} 1/cm); move the atoms along the mode and relax again",
+            stacklevel=2,
+        )
+    return lines

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..files import new_file
@@ -24,8 +24,10 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any
         state: What JSON can hold: epoch, best error and so on.
     """
     copies = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+    content = save(copies, metadata={"format": FORMAT, "state": json.dumps(state)})
     with new_file(path, overwrite=True) as partial:
-        save_file(copies, partial, metadata={"format": FORMAT, "state": json.dumps(state)})
+        # Not by safetensors' own function, whose files nobody else may read.
+        partial.write_bytes(content)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

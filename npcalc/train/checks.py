@@ -1,6 +1,7 @@
 """Whether data and configuration fit: each label that is asked for is there, and nothing is untrained."""
 
 from ..data import LABELS, DataSet
+from ..errors import naming
 from ..model import PolarizedModel
 from ..nn.polarization import Displacement
 from .config import TrainConfig
@@ -43,7 +44,8 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
                 f"data.keys names the labels that are read, {', '.join(keys)}, and not {name!r}, which "
                 f"has a weight: add it, or set its weight to 0"
             )
-        splits["train"].require(name)
+        with naming(config.data.train):
+            splits["train"].require(name)
     validation = splits["validation"].labels
     if not any(n in validation and validation[n].present.any() for n in wanted):
         raise ValueError(

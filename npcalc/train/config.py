@@ -29,9 +29,11 @@ class DataConfig(_Section):
         split_seed: Seed of the random split.
         split_file: Text file with indices to train on, one a line, instead of a random split, and isolated
             atoms besides; the structures it does not name are validated on, ``n_validation`` of them at most.
-        keys: Key of each label in the files.
+        keys: Key of each label in the files, such as ``{energy: REF_energy, forces: REF_forces}``; labels
+            that are not named are not read then. By default they have their own names (npz: rMD17's).
         units: Units of ``energy``, ``length`` and ``dipole`` in files that do not say them: npz
-            (kcal/mol, A, e*A by default) and what ASE reads (eV, A, e*A by default).
+            (kcal/mol, A, e*A by default) and what ASE reads (eV, A, e*A by default); and of ``forces``,
+            such as ``hartree/bohr``, where it is not that of energy over that of length.
         reference_energies: ``fit`` (the energies of isolated atoms in the file of training structures, and
             least squares for other elements; with a single composition their sum is free and is finally
             set by the mean error on the validation structures), or the energy of each
@@ -263,8 +265,6 @@ def _idle_keys(config: TrainConfig) -> list[str]:
     idle = {f"model.{name}": reason for name, reason in _idle_model_keys(model).items()}
     if loss.form != "huber":
         idle["loss.delta"] = "without form: huber"
-    if not model.dipole and loss.dipole > 0.0:
-        idle["loss.dipole"] = "with model.dipole: false"
     if data.validation is not None:
         idle["data.n_validation"] = "beside a file of validation structures"
         if data.n_train is None:

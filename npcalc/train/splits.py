@@ -66,13 +66,21 @@ def _drawn(config: DataConfig, others: _Rows) -> tuple[_Rows, _Rows]:
             f"{config.train} has {len(others)} structures, of which data.n_validation takes "
             f"{n_validation}: none is left to train on"
         )
+    if n_train + n_validation > len(others):
+        raise ValueError(
+            f"{config.train} has {len(others)} structures that are no isolated atoms, fewer than "
+            f"data.n_train and data.n_validation ask for, {n_train} and {n_validation}"
+        )
     train, validation = random_split(len(others), [n_train, n_validation], config.split_seed)
     return others[train], others[validation]
 
 
 def _named(config: DataConfig, whole: DataSet, others: _Rows) -> tuple[_Rows, _Rows]:
     """Rows that the file of a split names, and the first of the others."""
-    train = np.loadtxt(str(config.split_file), dtype=np.int64, ndmin=1)
+    try:
+        train = np.loadtxt(str(config.split_file), dtype=np.int64, ndmin=1)
+    except ValueError as error:
+        raise ValueError(f"{config.split_file}: expected one index a line: {error}") from error
     wrong = train[(train < 0) | (train >= len(whole))]
     if len(wrong):
         raise ValueError(

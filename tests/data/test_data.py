@@ -158,6 +158,52 @@ def test_units_of_files_that_do_not_say_them(tmp_path):
         read_data(tmp_path / "x.npz", units={"force": "eV"})
 
 
+def test_forces_in_a_unit_of_their_own(tmp_path):
+    """As quantum chemistry gives them: coordinates in A, energies in hartree, forces in hartree/bohr."""
+    ase.io.write(tmp_path / "x.xyz", frames())
+    plain = read_data(tmp_path / "x.xyz")
+    data = read_data(tmp_path / "x.xyz", units={"energy": "hartree", "forces": "hartree/bohr"})
+    np.testing.assert_array_equal(data.positions, plain.positions)
+    for name, factor in (("energy", 27.211386), ("forces", 51.422067)):
+        np.testing.assert_allclose(
+            data.labels[name].values, plain.labels[name].values * factor, rtol=1e-7
+        )
+    data = read_data(tmp_path / "x.xyz", units={"forces": "kcal/mol/A"})
+    np.testing.assert_allclose(
+        data.labels["forces"].values, plain.labels["forces"].values * ENERGY_UNITS["kcal/mol"]
+    )
+    for wrong, match in (("hartree", "expected ENERGY/LENGTH"), ("eV/m", "unknown unit 'm'")):
+        with pytest.raises(ValueError, match=match):
+            read_data(tmp_path / "x.xyz", units={"forces": wrong})
+
+
+def test_keys_that_are_not_read_are_named(tmp_path):
+    with pytest.raises(ValueError, match="keys found: energy, forces"):
+        from_atoms(frames(), {"energy": "Energy"})
+    atoms = Atoms("OH", [[0, 0, 0], [0, 0, 1]], info={"REF_energy": -1.0})
+    ase.io.write(tmp_path / "x.xyz", atoms)
+    with pytest.raises(ValueError, match=r"no labels; keys .*: REF_energy \(data\.keys"):
+        read_data(tmp_path / "x.xyz").require("energy")
+    assert read_data(tmp_path / "x.xyz", {"energy": "REF_energy"}).require("energy").present.all()
+
+
+@pytest.mark.parametrize("ending", ["xyz", "npz", "h5"])
+def test_files_with_wrong_values_are_named(tmp_path, ending):
+    path = tmp_path / f"x.{ending}"
+    if ending == "npz":
+        small_npz(path, energies=np.array([0.0, np.nan, 0.0, 0.0]))
+    elif ending == "xyz":
+        atoms = Atoms("OH", [[0, 0, 0], [0, 0, 1]])
+        atoms.calc = SinglePointCalculator(atoms, energy=np.nan)
+        ase.io.write(path, atoms)
+    else:
+        from_atoms(frames()).save(path)
+        with h5py.File(path, "r+") as file:
+            file["labels/energy/values"][1] = np.nan
+    with pytest.raises(ValueError, match=rf"x\.{ending}: label 'energy' of structure \d is NaN"):
+        read_data(path)
+
+
 def test_a_data_set_without_labels_and_its_fixed_names(tmp_path):
     bare = from_atoms([Atoms("OH", [[0, 0, 0], [0, 0, 1]])])
     bare.save(tmp_path / "bare.h5")

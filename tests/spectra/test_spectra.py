@@ -326,9 +326,20 @@ def test_a_linear_molecule_that_is_bent_a_little_keeps_its_modes(bent):
     assert len(spectrum.frequencies) == 4
 
 
+@pytest.mark.filterwarnings("ignore:the structure is no minimum")  # of random weights
 def test_constraints_are_said_to_be_ignored():
     atoms = molecule("H2O")
     atoms.calc = NPCalculator(make_potential("painn", "geometry"))
     atoms.set_constraint(FixAtoms([0]))
     with pytest.warns(UserWarning, match="has constraints, which normal modes do not know"):
         calculate_harmonic_spectrum(atoms)
+
+
+def test_modes_without_a_dipole_and_of_no_minimum():
+    atoms = molecule("H2O")
+    atoms.calc = NPCalculator(make_potential("painn", "geometry", dipole=False, charges="none"))
+    with pytest.warns(UserWarning, match=r"no minimum: \d of its frequencies"):
+        lines = calculate_harmonic_spectrum(atoms)
+    assert lines.frequencies[0] < 0.0
+    assert np.isfinite(lines.frequencies).all()
+    assert np.isnan(lines.intensities).all()

@@ -77,12 +77,6 @@ def write(tmp_path, raw):
             "loss.delta does nothing without form: huber",
         ),
         (
-            lambda c: c.update(
-                loss={"dipole": 5.0}, model={"host": {"name": "painn"}, "dipole": False}
-            ),
-            "loss.dipole does nothing with model.dipole: false",
-        ),
-        (
             lambda c: c["data"].update(
                 validation="v.h5", n_train=None, n_validation=20, split_seed=1
             ),

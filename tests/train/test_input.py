@@ -68,6 +68,25 @@ def test_an_element_that_is_not_trained(tmp_path):
         Trainer(parse_config(raw))
 
 
+def test_sizes_and_splits_that_do_not_fit(tmp_path):
+    raw = config_of(tmp_path, waters(), data={"n_train": 28})
+    with pytest.raises(ValueError, match=r"d\.xyz has 30 .* data.n_train and .* ask for, 28 and 5"):
+        Trainer(parse_config(raw))
+    (tmp_path / "s.txt").write_text("1\ntwo\n")
+    raw = config_of(tmp_path, waters(), data={"split_file": str(tmp_path / "s.txt")})
+    with pytest.raises(ValueError, match=r"s\.txt: expected one index a line"):
+        Trainer(parse_config(raw))
+
+
+def test_files_without_the_labels_are_named(tmp_path):
+    frames = waters()
+    for atoms in frames:
+        atoms.info["REF_energy"] = atoms.get_potential_energy()
+        atoms.calc = None
+    with pytest.raises(ValueError, match=r"d\.xyz: label 'energy' .* REF_energy \(data\.keys"):
+        Trainer(parse_config(config_of(tmp_path, frames)))
+
+
 def test_molecules_need_no_rank_of_a_matrix(tmp_path, monkeypatch):
     """Older versions of numpy fail at that of an empty one."""
     rank = np.linalg.matrix_rank

@@ -61,7 +61,7 @@ def find_host(name: str) -> tuple[type[HostConfig], type[Host]]:
     if name not in host_names():
         raise ValueError(
             f"unknown host {name!r}: expected one of {', '.join(host_names())}; register_host makes "
-            f"others known"
+            f"others known (on the command line in a module that npcalc --import takes)"
         )
     if name not in _registered:
         module, host = import_module(f".{name}", __name__), BUILT_IN[name]
@@ -82,10 +82,9 @@ def parse_host(value: Any) -> HostConfig:
     if isinstance(value, HostConfig):
         return value
     name = value.get("name") if isinstance(value, dict) else value
-    if not isinstance(value, dict) or name not in host_names():
+    if not isinstance(value, dict) or not isinstance(name, str):
         raise ValueError(
-            f"unknown host {name!r}: expected a mapping with one of the names "
-            f"{', '.join(host_names())}"
+            f"expected a mapping with one of the names {', '.join(host_names())}, got {value!r}"
         )
     return find_host(name)[0].model_validate(value)
 
