@@ -123,7 +123,7 @@ def run(args: argparse.Namespace, host: str, form: str, seed: int) -> None:
         "host": host, "form": form, "seed": seed,
         **{name: units(name)[2] * test[f"{name}_mae"] for name in TARGETS},
         "parameters": trainer.weights.numel(), "steps": trainer.state["step"],
-        "ms_per_step": ms_per_step(trainer.log),
+        "ms_per_step": ms_per_step(trainer.log.path),
     }  # fmt: skip
     save_row(finished, row)
 
@@ -133,7 +133,9 @@ def reductions(rows: list[dict]) -> list[str]:
     found = {(r["host"], r["form"], r["seed"]): r for r in rows}
     lines = ["| host | form | against | seeds | thermodynamic | all 12 |", "| --- " * 6 + "|"]
     for host, form in dict.fromkeys((r["host"], r["form"]) for r in rows):
-        for base in dict.fromkeys(("host", form.replace("moving", "static"))):
+        # Products of points at rest are zero: what is left is heads.
+        rest = form.replace("moving", "static").replace("products", "heads")
+        for base in dict.fromkeys(("host", rest)):
             seeds = [s for h, f, s in found if (h, f) == (host, form) and (h, base, s) in found]
             if base == form or form.startswith("host") or not seeds:
                 continue
