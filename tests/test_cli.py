@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -293,18 +294,35 @@ def test_modules_that_register_hosts_are_imported(run, tmp_path):
     assert "--import" in alone.stderr
     for module in ("own_host", "own_host.py"):
         subprocess.run([*call, "--import", module, "train", "c.yaml", "-q"], check=True)
-    wrong = subprocess.run([*call, "--import", "no_host", "info"], capture_output=True, text=True)
-    assert wrong.returncode == 1
-    assert wrong.stderr.startswith("npcalc: No module named")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "random.py").touch()
+    for module, message in (
+        ("no_host", "npcalc: No module named"),
+        ("no_host.py", "npcalc: no file"),
+        ("sub/random.py", "there is a module 'random' already"),
+    ):
+        wrong = subprocess.run([*call, "--import", module, "info"], capture_output=True, text=True)
+        assert wrong.returncode == 1
+        assert message in wrong.stderr
 
 
-def test_a_reader_that_stops_is_no_error(run):
-    program = f"{sys.executable} -m npcalc train --keys | head -1"
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {program}"], capture_output=True, text=True
-    )
-    assert done.stdout == "name = 'potential'\n"
+@pytest.mark.parametrize("arguments", [["info"], ["train", "--keys"]])
+def test_a_reader_that_stops_is_no_error(run, arguments):
+    end, pipe = os.pipe()
+    os.close(end)
+    call = [sys.executable, "-m", "npcalc", *arguments]
+    done = subprocess.run(call, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    os.close(pipe)
+    assert done.returncode == 1
     assert done.stderr == ""
+
+
+def test_other_broken_pipes_are_errors(run, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError("of a worker")
+
+    monkeypatch.setattr(npcalc.potential.registry, "find_potential", broken)
+    assert "npcalc: of a worker" in run("info ethanol", code=1)
 
 
 def test_what_to_do_with_folders_and_earlier_runs(run, tmp_path):

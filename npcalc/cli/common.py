@@ -2,17 +2,22 @@
 
 import ctypes
 import os
+import select
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .._version import __version__
+
+STANDARD_OUTPUT = 1
+"""Its number as a file."""
 
 app = typer.Typer(
     help="Molecular dynamics, dipoles and infrared spectra with neural-polarization potentials.",
@@ -58,6 +63,15 @@ def keep_memory() -> None:
     mallopt(top_pad, 64 * 2**20)
 
 
+def _has_reader() -> bool:
+    """Whether somebody may read what is printed: not where standard output is a pipe without another end."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(STANDARD_OUTPUT, 0)
+    return not poll.poll(0)
+
+
 @contextmanager
 def errors(*more: type[Exception]) -> Iterator[None]:
     """Turns what a user can mend into one line on standard error and exit code 1."""
@@ -74,9 +88,12 @@ def errors(*more: type[Exception]) -> Iterator[None]:
         where = ".".join(str(part) for part in first["loc"])
         typer.echo(f"npcalc: {where}: {first['msg']}, got {first['input']!r}", err=True)
         raise typer.Exit(1) from None
-    except BrokenPipeError:  # of a reader such as head, which has enough
-        # What is left to print would fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:
+        if _has_reader():
+            typer.echo(f"npcalc: {error}", err=True)
+        else:  # one such as head, which has enough
+            # What is left to print would fail again when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
         raise typer.Exit(1) from None
     except (*mendable, MDExploded, NotConverged, *more) as error:
         typer.echo(f"npcalc: {error}", err=True)
@@ -95,14 +112,14 @@ def must_be_free(
         endings: What the name of the first may end in, anything if empty.
         instead: What to do where there is one.
     """
+    first = paths[0]
+    if endings and first is not None and first.suffix.lower() not in endings:
+        raise ValueError(f"{str(first)!r}: expected a name that ends in {' or '.join(endings)}")
     for path in paths:
         if path is not None and path.exists():
             raise FileExistsError(f"{str(path)!r} exists: {instead}")
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {str(path.parent)!r}: make it first")
-    first = paths[0]
-    if endings and first is not None and first.suffix.lower() not in endings:
-        raise ValueError(f"{str(first)!r}: expected a name that ends in {' or '.join(endings)}")
 
 
 def pairs(option: str, items: list[str] | None) -> dict[str, str] | None:
@@ -124,14 +141,33 @@ def import_first(modules: list[str]) -> None:
         modules: Names, or paths that end in ``.py``.
 
     Raises:
-        ImportError: One cannot be imported.
+        FileNotFoundError: There is no such file.
+        ImportError: One cannot be imported, or another module has the name of a file.
     """
-    sys.path.insert(0, os.getcwd())
+    sys.path.append(os.getcwd())
     for module in modules:
-        path = Path(module)
-        if path.suffix == ".py":
-            sys.path.insert(0, str(path.resolve().parent))
-        import_module(path.stem if path.suffix == ".py" else module)
+        if module.endswith(".py"):
+            _import_file(Path(module).expanduser().resolve())
+        else:
+            import_module(module)
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r} to import")
+    known = sys.modules.get(path.stem)
+    if known is not None:
+        if Path(getattr(known, "__file__", None) or "").resolve() != path:
+            raise ImportError(
+                f"{str(path)!r}: there is a module {path.stem!r} already: give the file another name"
+            )
+        return
+    sys.path.append(str(path.parent))  # for what it imports from beside it
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{str(path)!r} cannot be imported")
+    module = sys.modules[path.stem] = module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
 @app.callback(invoke_without_command=True)

@@ -20,7 +20,8 @@ def _show_keys(wanted: bool) -> None:
     if wanted:
         from ..train.reference import reference
 
-        typer.echo(reference())
+        with errors():
+            typer.echo(reference())
         raise typer.Exit
 
 
@@ -125,7 +126,9 @@ def convert(
     ] = None,
     unit: Annotated[
         list[str] | None,
-        typer.Option(help="energy=UNIT, length=UNIT or dipole=UNIT of the file, repeatable."),
+        typer.Option(
+            help="energy=UNIT, length=UNIT, dipole=UNIT or forces=ENERGY/LENGTH of the file, repeatable."
+        ),
     ] = None,
     molecular: Annotated[
         list[str] | None,

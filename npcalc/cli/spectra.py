@@ -81,8 +81,4 @@ def harmonic(
         if output is not None:
             if len(lines.frequencies) == 0:
                 raise ValueError(f"{structure} has no modes to plot")
-            if no_dipole:
-                raise ValueError(
-                    f"{potential} has no dipole, and so no intensities to plot: leave out --output"
-                )
             plot_spectrum(output, None, lines)

@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ase.io
@@ -85,40 +85,70 @@ def read_npz(
             arrays = {name: file[name] for name in file.files}
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)!r} is not a readable npz file: {error}") from error
+
+    def factor(name: str) -> float:
+        return label_factor(name, energy_unit, length_unit, dipole_unit, forces_unit)
+
+    with naming(path):
+        length = unit_factor(LENGTH_UNITS, length_unit, "length")
+        data = _from_arrays(arrays, keys, length, factor, units)
+    data.provenance["file"] = Path(path).name
+    return data
+
+
+def _from_arrays(
+    arrays: Mapping[str, NDArray],
+    keys: Mapping[str, str],
+    length: float,
+    factor: Callable[[str], float],
+    units: Mapping[str, str],
+) -> DataSet:
+    """Structures of one composition, from what an npz file holds.
+
+    Args:
+        arrays: Arrays by key.
+        keys: Key of each label.
+        length: Factor of coordinates to Angstrom.
+        factor: Factor of each label to the package's unit.
+        units: Unit of each molecular property.
+    """
     for key in ["nuclear_charges", "coords", *keys.values()]:
         if key not in arrays:
-            raise ValueError(f"{os.fspath(path)!r} has no key {key!r}; it has: {', '.join(arrays)}")
-    coords = np.asarray(arrays["coords"], dtype=float) * unit_factor(
-        LENGTH_UNITS, length_unit, "length"
-    )
+            raise ValueError(f"no key {key!r}; it has: {', '.join(arrays)}")
+    coords = np.asarray(arrays["coords"], dtype=float) * length
+    numbers = np.asarray(arrays["nuclear_charges"], dtype=np.int64)
+    if coords.ndim != 3 or coords.shape[1:] != (*numbers.shape, 3):
+        raise ValueError(
+            f"key 'coords' has shape {coords.shape}, key 'nuclear_charges' {numbers.shape}: expected "
+            f"(n, n_atoms, 3) and (n_atoms,)"
+        )
     n, n_atoms, _ = coords.shape
     labels = {}
     for name, key in keys.items():
         spec = field_of(name)
         per_structure = (n_atoms, *spec.shape) if spec.level == "atom" else spec.shape
-        values = np.asarray(arrays[key], dtype=float)
+        try:
+            values = np.asarray(arrays[key], dtype=float)
+        except ValueError as error:
+            raise ValueError(f"key {key!r} for label {name!r}: {error}") from error
         if values.shape == (n, 1) and not per_structure:
             values = values[:, 0]
         if values.shape != (n, *per_structure):
             raise ValueError(
-                f"{os.fspath(path)!r}: key {key!r} for label {name!r} has shape {values.shape}, "
+                f"key {key!r} for label {name!r} has shape {values.shape}, "
                 f"expected {(n, *per_structure)}"
             )
-        factor = label_factor(name, energy_unit, length_unit, dipole_unit, forces_unit)
         rows = (n * n_atoms, *spec.shape) if spec.level == "atom" else (n, *spec.shape)
-        labels[name] = Label(
-            values.reshape(rows) * factor, np.ones(n, dtype=bool), units.get(name, "")
-        )
-    with naming(path):
-        return DataSet(
-            n_atoms=np.full(n, n_atoms, dtype=np.int64),
-            numbers=np.tile(np.asarray(arrays["nuclear_charges"], dtype=np.int64), n),
-            positions=coords.reshape(-1, 3),
-            cell=np.zeros((n, 3, 3)),
-            pbc=np.zeros((n, 3), dtype=bool),
-            labels=labels,
-            provenance={"file": Path(path).name},
-        )
+        present = np.ones(n, dtype=bool)
+        labels[name] = Label(values.reshape(rows) * factor(name), present, units.get(name, ""))
+    return DataSet(
+        n_atoms=np.full(n, n_atoms, dtype=np.int64),
+        numbers=np.tile(numbers, n),
+        positions=coords.reshape(-1, 3),
+        cell=np.zeros((n, 3, 3)),
+        pbc=np.zeros((n, 3), dtype=bool),
+        labels=labels,
+    )
 
 
 def _atoms_label(atoms: Atoms, name: str, key: str) -> Array | None:
@@ -133,7 +163,11 @@ def _atoms_label(atoms: Atoms, name: str, key: str) -> Array | None:
 
 def _keys_of(frames: list[Atoms]) -> list[str]:
     """All keys that labels may have."""
-    keys = {k for a in frames for k in [*a.info, *a.arrays, *(a.calc.results if a.calc else ())]}
+    keys = {
+        str(key)
+        for atoms in frames
+        for key in [*atoms.info, *atoms.arrays, *(atoms.calc.results if atoms.calc else ())]
+    }
     return sorted(keys - {"numbers", "positions"})
 
 

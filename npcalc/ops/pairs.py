@@ -67,7 +67,10 @@ def edge_hash(center: Tensor, neighbor: Tensor, shifts: Tensor) -> Tensor:
 
 
 def pairs_at_once(r: Tensor) -> int:
-    """Pairs of a block: what stays in the caches; on a GPU more, at some 25 kB of its memory for each."""
+    """Pairs of a block: what stays in the caches.
+
+    On a GPU more, at some 25 kB of its memory for each, and 10 kB for each layer where there is one block.
+    """
     return 32768 if r.is_cuda else 768
 
 

@@ -72,7 +72,7 @@ class Card(BaseModel):
                 known = self.model.properties.get(name)
                 unit = self.units.get(name, "") if known is None else known.unit
                 parts.append(f"{name} {value:.4g} {unit}".rstrip())
-            lines.append(f"{split}: mean absolute errors: {', '.join(parts)}")
+            lines.append(f"{split}: mean absolute errors: {', '.join(parts) or 'no labels'}")
         return lines
 
     @property

@@ -114,7 +114,8 @@ def calculate_harmonic_spectrum(atoms: Atoms) -> HarmonicSpectrum:
     if len(imaginary):
         warnings.warn(
             f"the structure is no minimum: {len(imaginary)} of its frequencies, those below zero, are "
-            f"imaginary (lowest {imaginary[0]:.0f} 1/cm); move the atoms along the mode and relax again",
+            f"imaginary (lowest {imaginary[0]:.0f} 1/cm); relax it to smaller forces, or, of a saddle point, "
+            f"move the atoms along the mode and relax again",
             stacklevel=2,
         )
     return lines

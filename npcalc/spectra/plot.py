@@ -33,7 +33,10 @@ def plot_spectrum(
 
     Raises:
         FileExistsError: The file exists.
+        ValueError: The harmonic lines have no intensities.
     """
+    if harmonic is not None and np.isnan(harmonic.intensities).any():
+        raise ValueError("there are no intensities to plot: the potential has no dipole")
     figure = Figure(figsize=(8.0, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlim=(upper, 0.0), xlabel="wavenumber (cm$^{-1}$)", title=title)

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import new_file
-from .config import TrainConfig
+from .config import TrainConfig, idle_keys
 
 FORMAT = "npcalc checkpoint 1"
 
@@ -60,7 +60,7 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
 
     The number of epochs may change (the schedule of the learning rate follows it), the learning
     rate and the clip, and what has no influence on the weights but rounding: paths, texts, how often to
-    validate or save, and what calculates.
+    validate or save, what calculates, and keys that do nothing in both.
 
     Args:
         path: ``config.json`` of the run.
@@ -93,6 +93,10 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
             f"output folder, or delete the file if the run is surely this one"
         ) from error
     old, new = stored.model_dump(exclude=free), config.model_dump(exclude=free)
+    for key in idle_keys(stored).keys() & idle_keys(config).keys():
+        section, name = key.split(".")
+        for side in (old, new):
+            side[section].pop(name, None)
     different = next(_differences(old, new), None)
     if different is not None:
         key, before, now = different

@@ -253,14 +253,14 @@ def parse_config(raw: dict[str, Any], origin: str = "configuration") -> TrainCon
     except ValidationError as error:
         problems = [_explain(e, raw) for e in error.errors()]
         raise ConfigError(f"{origin}: " + "; ".join(problems)) from error
-    problems = _idle_keys(config)
+    problems = _given_idle_keys(config)
     if problems:
         raise ConfigError(f"{origin}: " + "; ".join(problems))
     return config
 
 
-def _idle_keys(config: TrainConfig) -> list[str]:
-    """What is said of keys that were given and do nothing, in what is new and not in what is stored."""
+def idle_keys(config: TrainConfig) -> dict[str, str]:
+    """Keys that do nothing in a configuration, each with the reason."""
     model, loss, data = config.model, config.loss, config.data
     idle = {f"model.{name}": reason for name, reason in _idle_model_keys(model).items()}
     if loss.form != "huber":
@@ -271,8 +271,13 @@ def _idle_keys(config: TrainConfig) -> list[str]:
             idle["data.split_seed"] = "where all of data.train is trained on"
     if data.split_file is not None:
         idle["data.split_seed"] = "beside data.split_file, which names the structures"
+    return idle
+
+
+def _given_idle_keys(config: TrainConfig) -> list[str]:
+    """What is said of keys that were given and do nothing, in what is new and not in what is stored."""
     problems = []
-    for key, reason in idle.items():
+    for key, reason in idle_keys(config).items():
         section, name = key.split(".")
         owner = getattr(config, section)
         if getattr(owner, name) != type(owner).model_fields[name].default:

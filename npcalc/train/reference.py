@@ -57,6 +57,7 @@ def _attributes(section: type[BaseModel]) -> dict[str, str]:
     for owner in reversed(section.__mro__):
         text = inspect.cleandoc(owner.__dict__.get("__doc__") or "")
         _, _, block = text.partition("Attributes:\n")
+        block = re.split(r"\n(?=\S)", block)[0]  # without sections that follow
         for entry in re.split(r"\n(?=    \w)", block.rstrip()):
             name, colon, meaning = entry.partition(":")
             if colon:

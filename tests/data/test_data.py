@@ -131,7 +131,13 @@ def test_shipped_training_data():
     ("change", "keys", "match"),
     [
         ({"energies": None}, None, "no key 'energies'; it has: .*coords"),
-        ({"coords": None}, None, "no key 'coords'"),
+        ({"coords": None}, None, r"x\.npz: no key 'coords'"),
+        ({"coords": np.zeros((4, 9))}, None, r"x\.npz: key 'coords' has shape \(4, 9\), key"),
+        (
+            {"energies": np.array(["a"] * 4)},
+            None,
+            r"x\.npz: key 'energies' for label 'energy': could",
+        ),
         ({"forces": np.zeros((4, 2, 3))}, None, r"shape \(4, 2, 3\), expected \(4, 3, 3\)"),
         ({"forces": np.zeros((4, 9))}, None, r"shape \(4, 9\), expected \(4, 3, 3\)"),
         ({"energies": np.array([0.0, np.nan, 0.0, 0.0])}, None, "'energy' of structure 1 is NaN"),
@@ -185,6 +191,7 @@ def test_keys_that_are_not_read_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"no labels; keys .*: REF_energy \(data\.keys"):
         read_data(tmp_path / "x.xyz").require("energy")
     assert read_data(tmp_path / "x.xyz", {"energy": "REF_energy"}).require("energy").present.all()
+    assert from_atoms([Atoms("O", info={"a": 1, 3: 2})]).unread == ("3", "a")
 
 
 @pytest.mark.parametrize("ending", ["xyz", "npz", "h5"])

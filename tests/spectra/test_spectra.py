@@ -343,3 +343,5 @@ def test_modes_without_a_dipole_and_of_no_minimum():
     assert lines.frequencies[0] < 0.0
     assert np.isfinite(lines.frequencies).all()
     assert np.isnan(lines.intensities).all()
+    with pytest.raises(ValueError, match="no intensities to plot"):
+        plot_spectrum("x.png", None, lines)

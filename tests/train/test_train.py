@@ -213,6 +213,12 @@ def test_other_validation_data_does_not_take_over_a_run(tmp_path):
         config["data"][name] = str(tmp_path / f"{name}.h5")
     del config["data"]["n_train"], config["data"]["n_validation"]
     Trainer(parse_config(config)).run_state.save()
+    # Runs from before keys that do nothing were refused may have them.
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    stored["data"] |= {"n_validation": 20, "split_seed": 1}
+    stored["loss"]["delta"] = 0.1
+    path.write_text(json.dumps(stored))
     Trainer(parse_config(config))
     data.subset(np.arange(30, 37)).save(tmp_path / "seven.h5")
     config["data"]["validation"] = str(tmp_path / "seven.h5")
