@@ -20,7 +20,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from rmd17 import HOSTS, model_of
+from rmd17 import HOSTS, at_rest, model_of
 from rows import load_rows, ms_per_step, save_row, training_parser, write_table
 
 from npcalc.conventions import E_ANGSTROM_PER_DEBYE, EV_PER_HARTREE
@@ -133,9 +133,7 @@ def reductions(rows: list[dict]) -> list[str]:
     found = {(r["host"], r["form"], r["seed"]): r for r in rows}
     lines = ["| host | form | against | seeds | thermodynamic | all 12 |", "| --- " * 6 + "|"]
     for host, form in dict.fromkeys((r["host"], r["form"]) for r in rows):
-        # Products of points at rest are zero: what is left is heads.
-        rest = form.replace("moving", "static").replace("products", "heads")
-        for base in dict.fromkeys(("host", rest)):
+        for base in dict.fromkeys(("host", at_rest(form))):
             seeds = [s for h, f, s in found if (h, f) == (host, form) and (h, base, s) in found]
             if base == form or form.startswith("host") or not seeds:
                 continue

@@ -129,6 +129,11 @@ def mean_and_spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
+def at_rest(form: str) -> str:
+    """The form whose points do not move; of products, which are zero then, heads are left."""
+    return form.replace("products", "heads").replace("moving", "static")
+
+
 def baselines(form: str) -> list[str]:
     """The forms that a form is held against."""
     if form.startswith("host"):
@@ -136,9 +141,8 @@ def baselines(form: str) -> list[str]:
     found = ["host", "host-74", "host-96", "host-128"]
     found += [form.replace(kind, "geometry") for kind in ("heads", "shifts") if kind in form]
     if "products" in form:
-        form = form.replace("products", "heads")  # which they are at rest
-        found.append(form)
-    return [*found, form.replace("moving", "static")] if form.startswith("moving") else found
+        found.append(form.replace("products", "heads"))
+    return [*found, at_rest(form)] if form.startswith("moving") else found
 
 
 def step_times() -> dict[tuple[str, str, str], float]:
