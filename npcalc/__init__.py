@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .calculator import DomainWarning, NPCalculator
+from .committee import evaluate_committee
 from .potential import Potential, load_potential, save_potential
 from .results import evaluate
 
@@ -11,6 +12,7 @@ __all__ = [
     "Potential",
     "__version__",
     "evaluate",
+    "evaluate_committee",
     "load_potential",
     "save_potential",
 ]

@@ -142,15 +142,17 @@ def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) ->
 
     Args:
         structures: The structures.
-        results: What `evaluate` found for them.
+        results: What `evaluate` or `evaluate_committee` found for them.
 
     Returns:
-        The copies; molecular properties are in ``info``.
+        The copies; other results are in ``info``, or ``arrays`` where they have a number for each atom.
     """
     copies = []
     for atoms, found in zip(structures, results, strict=True):
         copy = atoms.copy()
-        copy.info.update({k: v for k, v in found.items() if k not in all_properties})
+        for name, value in found.items():
+            if name not in all_properties:
+                (copy.arrays if np.ndim(value) else copy.info)[name] = value
         known = {k: v for k, v in found.items() if k in all_properties}
         copy.calc = SinglePointCalculator(copy, **known)
         copies.append(copy)

@@ -15,7 +15,7 @@ import torch
 from ase import units
 from ase.build import molecule
 from runs import raw_config
-from systems import make_potential
+from systems import ethanol, make_potential
 from typer.testing import CliRunner
 
 import npcalc
@@ -130,6 +130,29 @@ def test_evaluate(run):
         found = read.get_dipole_moment()
         np.testing.assert_allclose(found, calculator.get_dipole_moment(atoms), atol=1e-5)
     assert "exists" in run("evaluate in.xyz -p p.pt -o out.xyz", code=1)
+
+
+@pytest.mark.filterwarnings("ignore::npcalc.DomainWarning")
+def test_evaluate_with_several(run):
+    frames = [ethanol(seed=k) for k in range(3)]
+    ase.io.write("in.xyz", frames)
+    output = run("evaluate in.xyz -p ethanol -p ethanol-fast -o out.xyz")
+    again = ase.io.read("out.xyz", index=":")
+    expected = npcalc.evaluate_committee(["ethanol", "ethanol-fast"], frames)
+    for atoms, results in zip(again, expected, strict=True):
+        np.testing.assert_allclose(atoms.get_forces(), results["forces"], atol=1e-5)
+        written = atoms.arrays["forces_deviation"]
+        np.testing.assert_allclose(written, results["forces_deviation"], atol=1e-5)
+        largest = atoms.info["max_force_deviation"]
+        assert largest == pytest.approx(results["max_force_deviation"], abs=1e-5)
+    deviations = [results["max_force_deviation"] for results in expected]
+    most = int(np.argmax(deviations))
+    text = (
+        f"median {np.median(deviations):.4f} eV/A, most {deviations[most]:.4f} in structure {most}"
+    )
+    assert text in output
+    same = run("evaluate in.xyz -p ethanol -p ethanol -o again.xyz", code=1)
+    assert "potentials 0 and 1 of the committee are the same" in same
 
 
 def test_convert_and_info(run):

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -126,6 +127,9 @@ def test_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Compilation takes long; tests/test_package.py does it with a small potential.
     monkeypatch.setattr(Potential, "compile", lambda self: self.card.name == "ethanol")
+    # What a user has trained.
+    for name, of in (("first", "ethanol-fast"), ("second", "ethanol")):
+        shutil.copy(ROOT / "potentials" / of / f"{of}.pt", f"{name}.pt")
     lines = [line for block in blocks("sh") for line in block.strip().splitlines()]
     assert {shlex.split(line)[1] for line in lines} >= {
         "relax",
@@ -134,6 +138,7 @@ def test_commands(tmp_path, monkeypatch):
         "harmonic",
         "train",
         "compile",
+        "evaluate",
     }
     for line in lines:
         program, command, *arguments = shlex.split(line)

@@ -1,12 +1,12 @@
 """Commands for potentials, their data and many structures at once."""
 
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
 
 from .common import (
-    PotentialOption,
     QuietOption,
     app,
     errors,
@@ -95,7 +95,15 @@ def evaluate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Extended XYZ.")] = Path(
         "evaluated.xyz"
     ),
-    potential: PotentialOption = "ethanol",
+    potential: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--potential",
+            "-p",
+            help="Bundled name or file, ethanol by default. Of several, means are written, and by how much "
+            "they differ: forces_deviation of each atom and max_force_deviation in eV/A.",
+        ),
+    ] = None,
     compile: Annotated[bool, typer.Option(help="Compile the potential.")] = False,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads, a batch for each; by default torch's.", min=1)
@@ -103,7 +111,7 @@ def evaluate(
 ) -> None:
     """Energies, forces, dipoles and other results of many structures."""
     from .. import evaluate as evaluate_structures
-    from .. import load_potential
+    from .. import evaluate_committee
     from ..md.structures import read_structures, write_structure
     from ..results import annotated
 
@@ -112,9 +120,20 @@ def evaluate(
     with errors():
         must_be_free(output, endings=(".xyz", ".extxyz"))
         frames = read_structures(structures)
-        results = evaluate_structures(load_potential(potential), frames, compile)
+        names = potential or ["ethanol"]
+        if len(names) == 1:
+            results = evaluate_structures(names[0], frames, compile)
+        else:
+            results = evaluate_committee(names, frames, compile)
         write_structure(output, annotated(frames, results))
         typer.echo(f"{output}: {len(frames)} structures")
+        deviations = [r["max_force_deviation"] for r in results if "max_force_deviation" in r]
+        if deviations:
+            largest = max(range(len(deviations)), key=deviations.__getitem__)
+            typer.echo(
+                f"largest deviation of a force: median {median(deviations):.4f} eV/A, most "
+                f"{deviations[largest]:.4f} in structure {largest}"
+            )
 
 
 @app.command()

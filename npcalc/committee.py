@@ -1,0 +1,76 @@
+"""Several potentials for the same structures, and by how much they differ: where not to trust them."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from .errors import naming
+from .potential import Potential, load_potential
+from .results import evaluate
+
+NOT_AVERAGED = ("energies", "charges")
+"""Results that potentials trained alike need not agree on: how they share energy and charge among atoms."""
+
+
+def evaluate_committee(
+    potentials: Sequence[str | os.PathLike[str] | Potential],
+    structures: Sequence[Atoms],
+    compile: bool = False,
+) -> list[dict[str, Any]]:
+    """Means of what several potentials say of many structures, and how far they are apart.
+
+    Potentials trained alike but for ``training.seed`` agree on what they were trained on and part elsewhere
+    (query by committee, H. S. Seung et al., COLT 1992, 287), so that the deviation of forces tells which
+    structures of a trajectory to label and train on next. It is no error bar: errors that all have in
+    common are not in it.
+
+    Args:
+        potentials: Two or more, by name or path, or as they are.
+        structures: Any structures of elements that all of them know.
+        compile: Whether to run compiled code.
+
+    Returns:
+        For each structure, in the order given, means of ``energy``, ``free_energy``, ``forces``, ``stress``,
+        ``dipole`` and the molecular properties, as far as all potentials have them. With energies also
+        ``energy_deviation``, the standard deviation of the energy in eV; ``forces_deviation``, shape
+        (n_atoms,), the square root of the mean of |F_k - F|^2 over the potentials k in eV/A (Y. Zhang et al.,
+        Comput. Phys. Commun. 253, 107206 (2020)); and ``max_force_deviation``, the largest of these.
+
+    Raises:
+        ValueError: There are fewer than two potentials, two are the same, or a structure cannot be
+            evaluated; the message has the potential and the place in the list.
+    """
+    if isinstance(potentials, (str, os.PathLike, Potential)) or len(potentials) < 2:
+        raise ValueError("a committee has two or more potentials: give a list of them")
+    members = [p if isinstance(p, Potential) else load_potential(p) for p in potentials]
+    seen: dict[str, int] = {}
+    for k, member in enumerate(members):
+        if seen.setdefault(member.sha256, k) != k:
+            raise ValueError(
+                f"potentials {seen[member.sha256]} and {k} of the committee are the same, "
+                f"{member.card.name!r}: train each with another seed"
+            )
+    opinions = []
+    for k, member in enumerate(members):
+        with naming(f"potential {k}, {member.card.name!r}"):
+            opinions.append(evaluate(member, structures, compile))
+    return [_together(of_one) for of_one in zip(*opinions, strict=True)]
+
+
+def _together(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What potentials say of one structure, as `evaluate_committee` returns it."""
+    names = [name for name in opinions[0] if all(name in other for other in opinions[1:])]
+    values = {name: np.array([opinion[name] for opinion in opinions]) for name in names}
+    out: dict[str, Any] = {
+        name: value.mean(axis=0) for name, value in values.items() if name not in NOT_AVERAGED
+    }
+    if "forces" in values:
+        out["energy_deviation"] = values["energy"].std(axis=0)
+        square = ((values["forces"] - out["forces"]) ** 2).sum(axis=2)
+        out["forces_deviation"] = np.sqrt(square.mean(axis=0))
+        out["max_force_deviation"] = out["forces_deviation"].max()
+    # Numbers are Python's, as those of `evaluate`.
+    return {name: value if np.ndim(value) else float(value) for name, value in out.items()}
