@@ -2,9 +2,18 @@
 
 import os
 import platform
+import re
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+OWN_NAME = re.compile(r"[0-9a-f]{32}\.pt2|operators-[0-9a-f]{32}\.so")
+"""Names of files in the folder that are of this package."""
+
+DAYS_KEPT = 90
+"""Days without use after which machine code goes; it is made again where it is needed."""
 
 
 def cache_folder() -> Path:
@@ -14,6 +23,28 @@ def cache_folder() -> Path:
         return Path(given)
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "npcalc"
+
+
+def mark_used(path: Path) -> None:
+    """Notes that machine code is in use, where the folder may be written to."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def remove_unused(folder: Path) -> None:
+    """Removes machine code of potentials, versions and machines that nothing has used for long.
+
+    Args:
+        folder: Folder of compiled code; other files in it stay.
+    """
+    earliest = time.time() - DAYS_KEPT * 24 * 3600
+    for path in folder.iterdir():
+        if not OWN_NAME.fullmatch(path.name):
+            continue
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            found = path.stat()
+            if max(found.st_atime, found.st_mtime) < earliest:
+                path.unlink()
 
 
 def processor(device: torch.device) -> str:

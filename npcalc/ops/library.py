@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache import cache_folder, processor
+from ..cache import cache_folder, mark_used, processor
 from . import atoms, convolution
 
 UNITS = ("messages.cpp", "convolution.cpp", "atoms.cpp", "packages.cpp")
@@ -116,6 +116,7 @@ def _load_once() -> None:
     if not path.exists():
         build(path)
         torch.ops.load_library(str(path))
+    mark_used(path)
     fakes: dict[str, Callable[..., Any]] = {
         "reverse_edges": _shape_of_reverse,
         "pair_messages": _shape_of_messages,

@@ -25,7 +25,7 @@ from torch.export import Dim
 
 from .. import ops
 from .._version import __version__
-from ..cache import cache_folder, processor
+from ..cache import cache_folder, mark_used, processor, remove_unused
 from .compiled import (
     check_outputs,
     compiler_available,
@@ -180,6 +180,7 @@ def compile_package(module: PotentialModule, path: Path) -> None:
         )
         _check(module, _load(Path(part), module, fused=chosen is not module))
         os.replace(part, path)
+    remove_unused(path.parent)
 
 
 def _check(module: PotentialModule, run: Callable[..., list[Tensor]]) -> None:
@@ -221,6 +222,7 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
             run = _load(path, module, fused)
             if foreign:
                 _check(module, run)
+            mark_used(path)
             return Package(run, limit, fused)
     if not compiler_available():
         warn_no_compiler()
