@@ -165,6 +165,9 @@ def test_convert_and_info(run):
     atoms.info["alpha"] = 9.8
     ase.io.write("a.xyz", atoms)
     assert "1 structures with alpha" in run("convert a.xyz a.h5 --property alpha=bohr^3")
+    ase.io.write("two.xyz", [atoms, molecule("H2O")])
+    output = run("convert two.xyz two.h5 --property alpha=bohr^3")
+    assert "2 structures with alpha (1 of them)" in output
     assert "'alhpa' is asked for" in run("convert a.xyz b.h5 --property alhpa=bohr^3", code=1)
     assert json.loads(run("info p.pt"))["name"] == "painn-geometry"
     assert "ethanol-fast: " in run("info")

@@ -21,7 +21,7 @@ LAYERS = [
     ["builder", "data", "domain"],
     ["batches"],
     ["results"],
-    ["calculator"],
+    ["committee", "calculator"],
     ["train", "md"],
     ["spectra"],
     ["demo"],

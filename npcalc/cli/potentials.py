@@ -164,4 +164,6 @@ def convert(
         for name in properties or {}:
             data.require(name)
         data.save(target)
-        typer.echo(f"{target}: {len(data)} structures with {', '.join(data.labels) or 'no labels'}")
+        counts = {name: int(label.present.sum()) for name, label in data.labels.items()}
+        named = [k if n == len(data) else f"{k} ({n} of them)" for k, n in counts.items()]
+        typer.echo(f"{target}: {len(data)} structures with {', '.join(named) or 'no labels'}")
