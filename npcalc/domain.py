@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.formula import Formula
 from numpy.typing import NDArray
 
 from .potential.card import Card
@@ -25,11 +26,21 @@ class DomainWarning(UserWarning):
 
 
 def unknown_composition(card: Card, atoms: Atoms) -> str | None:
-    """The formula of a structure, if the potential was trained on another one alone."""
+    """The formula of a structure, if the potential was trained on another one alone.
+
+    Where those that it was trained on are periodic, periodic ones in the same proportions are no others:
+    a cell twice as large has twice as much in it.
+    """
     if not card.composition:
         return None
     found = atoms.get_chemical_formula(mode="hill")
-    return found if found != card.composition else None
+    if found == card.composition:
+        return None
+    if card.data.get("periodic", False) and atoms.pbc.any():
+        proportions, _ = Formula(found).reduce()
+        if proportions.count() == Formula(card.composition).reduce()[0].count():
+            return None
+    return found
 
 
 def warn_of_composition(card: Card, formula: str) -> None:

@@ -80,6 +80,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
             "n_train": len(train),
             "n_validation": len(trainer.splits["validation"]),
             "n_test": len(trainer.splits["test"]) if "test" in trainer.splits else 0,
+            "periodic": bool(train.pbc.any(axis=1).all()),
             "sha256_train": train.sha256(),
             "epochs": trainer.state["epoch"],
             "best_epoch": trainer.state["best_epoch"],
