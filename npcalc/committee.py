@@ -1,7 +1,7 @@
 """Several potentials for the same structures, and by how much they differ: where not to trust them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ NOT_AVERAGED = ("energies", "charges")
 
 def evaluate_committee(
     potentials: Sequence[str | os.PathLike[str] | Potential],
-    structures: Sequence[Atoms],
+    structures: Iterable[Atoms],
     compile: bool = False,
 ) -> list[dict[str, Any]]:
     """Means of what several potentials say of many structures, and how far they are apart.
@@ -40,8 +40,8 @@ def evaluate_committee(
         Comput. Phys. Commun. 253, 107206 (2020)); and ``max_force_deviation``, the largest of these.
 
     Raises:
-        ValueError: There are fewer than two potentials, two are the same, or a structure cannot be
-            evaluated; the message has the potential and the place in the list.
+        ValueError: There are fewer than two potentials, two are the same, they have nothing in common, or a
+            structure cannot be evaluated; the message has the potential and the place in the list.
     """
     if isinstance(potentials, (str, os.PathLike, Potential)) or len(potentials) < 2:
         raise ValueError("a committee has two or more potentials: give a list of them")
@@ -53,6 +53,12 @@ def evaluate_committee(
                 f"potentials {seen[member.sha256]} and {k} of the committee are the same, "
                 f"{member.card.name!r}: train each with another seed"
             )
+    common = set.intersection(*({*m.card.properties, *m.card.model.properties} for m in members))
+    if not common - set(NOT_AVERAGED):
+        have = "; ".join(f"{m.card.name!r}: {', '.join(m.card.properties)}" for m in members)
+        raise ValueError(f"the potentials of the committee have no result in common ({have})")
+    if not isinstance(structures, Atoms):  # which each evaluation says what is wrong with
+        structures = list(structures)
     opinions = []
     for k, member in enumerate(members):
         with naming(f"potential {k}, {member.card.name!r}"):

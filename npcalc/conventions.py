@@ -8,11 +8,11 @@ Inside the package and at its surface: eV, Angstrom, e, e*Angstrom, eV/Angstrom^
 * ``edge_index[0]`` is the center i, which receives, ``edge_index[1]`` the neighbor j, and the edge
   vector is ``r_j - r_i + shift @ cell``.
 * Born effective charges are ``Z[i, a, b] = d mu_a / d r_(i,b)``: atom, dipole component, position
-  component.
-* A dipole of a charged system depends on the origin: models return it about the coordinate origin,
-  the ASE calculator about the centre of mass. A dipole of a periodic system is defined only up to
-  lattice quanta; it is computed from edge vectors and unwrapped positions, so that it is continuous
-  in time.
+  component; of a charged system with mu about the coordinate origin, so that they add up to the charge.
+* A dipole of a charged system depends on the origin: models return it, and are trained on it, about the
+  coordinate origin; the ASE calculator has it about the centre of mass. A dipole of a periodic system is
+  defined only up to lattice quanta; it is computed from edge vectors and unwrapped positions, so that it
+  is continuous in time.
 """
 
 from typing import NamedTuple
@@ -42,6 +42,11 @@ HBAR = _ase._hbar * _ase.J * _ase.s
 """Planck's reduced constant in eV times ASE's unit of time, which is sqrt(amu A^2 / eV)."""
 
 AMU_A2_PER_FS2_IN_EV = 1.0 / _ase.fs**2
+
+
+DIPOLE_ORIGIN, CENTER_OF_MASS, TOTAL_CHARGE = "dipole_origin", "center_of_mass", "total_charge"
+"""How extended XYZ of npcalc says that the dipole of a charged structure is about the centre of mass; such a
+dipole is read as a label about the coordinate origin."""
 
 
 class Field(NamedTuple):

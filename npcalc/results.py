@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from .batches import GraphBatch, evaluated, graph_batches
+from .conventions import CENTER_OF_MASS, DIPOLE_ORIGIN, TOTAL_CHARGE
 from .domain import DomainWarning, NearestCheck, unknown_composition, warn_of_composition
 from .errors import naming
 from .potential import Card, Potential, load_potential
@@ -45,7 +46,7 @@ def results_of(out: dict[str, Array], atoms: Atoms, card: Card) -> dict[str, Any
             "far outside the training domain"
         )
     results: dict[str, Any] = {}
-    properties, formal = card.properties, card.model.formal_charges
+    properties = card.properties
     if "energy" in properties:
         results = {
             "energy": energy,
@@ -57,8 +58,7 @@ def results_of(out: dict[str, Array], atoms: Atoms, card: Card) -> dict[str, Any
     if "stress" in properties and atoms.cell.array.any() and atoms.cell.rank == 3:
         results["stress"] = full_3x3_to_voigt_6_stress(out["virial"][0] / atoms.cell.volume)
     if "dipole" in properties:
-        # Increments cancel; their sum is not zero by rounding, which would count far from the origin.
-        charge = sum(formal.get(symbol, 0.0) for symbol in atoms.symbols) if formal else 0.0
+        charge = total_charge(atoms, card)
         moment = charge * atoms.get_center_of_mass() if charge else 0.0
         results["dipole"] = out["dipole"][0] - moment
     if "charges" in properties:
@@ -66,9 +66,18 @@ def results_of(out: dict[str, Array], atoms: Atoms, card: Card) -> dict[str, Any
     return results
 
 
+def total_charge(atoms: Atoms, card: Card) -> float:
+    """The charge of a structure in e: that of the formal charges.
+
+    Increments cancel; their sum is not zero by rounding, which would count far from the origin.
+    """
+    formal = card.model.formal_charges
+    return sum(formal.get(symbol, 0.0) for symbol in atoms.symbols) if formal else 0.0
+
+
 def evaluate(
     potential: str | os.PathLike[str] | Potential,
-    structures: Sequence[Atoms],
+    structures: Iterable[Atoms],
     compile: bool = False,
     edges_per_batch: int = 1000,
 ) -> list[dict[str, Any]]:
@@ -98,6 +107,7 @@ def evaluate(
     """
     if isinstance(structures, Atoms):
         raise TypeError("structures: expected a list of Atoms, got one: give [atoms]")
+    structures = list(structures)
     if not isinstance(potential, Potential):
         potential = load_potential(potential)
     if edges_per_batch < 1:
@@ -106,8 +116,6 @@ def evaluate(
     # A formula for each list of atoms, of which there are few, and not for each structure.
     different = {atoms.numbers.tobytes(): atoms for atoms in structures}
     formulas = {key: unknown_composition(potential.card, atoms) for key, atoms in different.items()}
-    for formula in sorted({f for f in formulas.values() if f is not None}):
-        warn_of_composition(potential.card, formula)
     check = NearestCheck(potential.card, potential.card.model.cutoff)
     n_unusual, farthest = 0, (0.0, "")
     batches = graph_batches(potential, structures, edges_per_batch)
@@ -127,6 +135,8 @@ def evaluate(
             names = potential.card.model.properties
             results.update(zip(names, own["properties"][0].tolist(), strict=True))
             found[index] = results
+    for formula in sorted({f for f in formulas.values() if f is not None}):
+        warn_of_composition(potential.card, formula)
     if n_unusual > 0:
         warnings.warn(
             f"{n_unusual} of {len(structures)} structures are outside the training domain of "
@@ -137,15 +147,19 @@ def evaluate(
     return found
 
 
-def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) -> list[Atoms]:
+def annotated(
+    structures: Sequence[Atoms], results: Sequence[dict[str, Any]], card: Card
+) -> list[Atoms]:
     """Copies of structures that carry results, for a file: ASE's names as those of a calculator.
 
     Args:
         structures: The structures.
         results: What `evaluate` or `evaluate_committee` found for them.
+        card: Of the potential, or of one of the committee.
 
     Returns:
-        The copies; other results are in ``info``, or ``arrays`` where they have a number for each atom.
+        The copies; other results are in ``info``, or ``arrays`` where they have a number for each atom. Those
+        that are charged and have a dipole say about what it is, so that it can be read as a label.
     """
     copies = []
     for atoms, found in zip(structures, results, strict=True):
@@ -153,6 +167,9 @@ def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) ->
         for name, value in found.items():
             if name not in all_properties:
                 (copy.arrays if np.ndim(value) else copy.info)[name] = value
+        charge = total_charge(atoms, card) if "dipole" in found else 0.0
+        if charge:
+            copy.info |= {DIPOLE_ORIGIN: CENTER_OF_MASS, TOTAL_CHARGE: charge}
         known = {k: v for k, v in found.items() if k in all_properties}
         copy.calc = SinglePointCalculator(copy, **known)
         copies.append(copy)

@@ -51,6 +51,12 @@ def test_errors(potentials):
             evaluate_committee(few, [ethanol()])
     with pytest.raises(ValueError, match="potentials 0 and 2 of the committee are the same"):
         evaluate_committee([*potentials, potentials[0]], [ethanol()])
+    dipole_alone = make_potential(card={"properties": ("dipole",)}, seed=7)
+    energy_alone = make_potential("painn", "none", seed=8, dipole=False)
+    with pytest.raises(ValueError, match=r"have no result in common .*: dipole; .*: energy, "):
+        evaluate_committee([dipole_alone, energy_alone], [ethanol()])
+    found = evaluate_committee([dipole_alone, potentials[0]], [ethanol()])[0]
+    assert list(found) == ["dipole"]
     with pytest.raises(ValueError, match=r"potential 0, '.*': structure 1: .* does not know Ne"):
         evaluate_committee(potentials, [ethanol(), Atoms("Ne")])
 

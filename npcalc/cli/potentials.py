@@ -111,7 +111,7 @@ def evaluate(
 ) -> None:
     """Energies, forces, dipoles and other results of many structures."""
     from .. import evaluate as evaluate_structures
-    from .. import evaluate_committee
+    from .. import evaluate_committee, load_potential
     from ..md.structures import read_structures, write_structure
     from ..results import annotated
 
@@ -120,12 +120,12 @@ def evaluate(
     with errors():
         must_be_free(output, endings=(".xyz", ".extxyz"))
         frames = read_structures(structures)
-        names = potential or ["ethanol"]
-        if len(names) == 1:
-            results = evaluate_structures(names[0], frames, compile)
+        members = [load_potential(name) for name in potential or ["ethanol"]]
+        if len(members) == 1:
+            results = evaluate_structures(members[0], frames, compile)
         else:
-            results = evaluate_committee(names, frames, compile)
-        write_structure(output, annotated(frames, results))
+            results = evaluate_committee(members, frames, compile)
+        write_structure(output, annotated(frames, results, members[0].card))
         typer.echo(f"{output}: {len(frames)} structures")
         deviations = [r["max_force_deviation"] for r in results if "max_force_deviation" in r]
         if deviations:

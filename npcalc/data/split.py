@@ -3,10 +3,14 @@
 import itertools
 
 import numpy as np
+from ase.data import chemical_symbols
 from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 
 from .dataset import DataSet
+
+SAME_ENERGY = 0.05
+"""Difference in eV up to which energies of an isolated atom are of one state: boxes and grids differ."""
 
 
 def random_split(n: int, sizes: list[int], seed: int) -> list[NDArray[np.int64]]:
@@ -62,6 +66,9 @@ def fit_reference_energies(data: DataSet, cutoff: float) -> dict[int, float]:
 
     Returns:
         Energy in eV by atomic number.
+
+    Raises:
+        ValueError: Isolated atoms of one element have different energies.
     """
     label = data.require("energy")
     elements = data.elements
@@ -72,7 +79,17 @@ def fit_reference_energies(data: DataSet, cutoff: float) -> dict[int, float]:
     known = counts[alone].sum(0) > 0
     solution = np.zeros(len(elements))
     for k in np.flatnonzero(known):
-        solution[k] = label.values[alone & (counts[:, k] > 0)].mean()
+        rows = np.flatnonzero(alone & (counts[:, k] > 0))
+        values = label.values[rows]
+        low, high = rows[values.argmin()], rows[values.argmax()]
+        if values.max() - values.min() > SAME_ENERGY:
+            raise ValueError(
+                f"isolated {chemical_symbols[elements[k]]} atoms have different energies, structure "
+                f"{data.place(int(low))} {values.min():.4f} eV and structure {data.place(int(high))} "
+                f"{values.max():.4f} eV: keep those of the state that energies count from, or give "
+                f"data.reference_energies"
+            )
+        solution[k] = values.mean()
     use = label.present & ~alone
     if use.any():
         rest = label.values[use] - counts[use] @ solution

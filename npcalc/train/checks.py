@@ -45,7 +45,14 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
                 f"has a weight: add it, or set its weight to 0"
             )
         with naming(config.data.train):
-            splits["train"].require(name)
+            try:
+                splits["train"].require(name)
+            except ValueError as error:
+                if name != "dipole":
+                    raise
+                raise ValueError(
+                    f"{error}; to train without dipoles set loss.dipole: 0 and model.dipole: false"
+                ) from error
     validation = splits["validation"].labels
     if not any(n in validation and validation[n].present.any() for n in wanted):
         raise ValueError(

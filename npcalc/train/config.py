@@ -36,9 +36,10 @@ class DataConfig(_Section):
             such as ``hartree/bohr``, where it is not that of energy over that of length.
         reference_energies: ``fit`` (the energies of isolated atoms in the file of training structures, and
             least squares for other elements; with a single composition their sum is free and is finally
-            set by the mean error on the validation structures), or the energy of each
-            isolated atom in eV by symbol, above which the network has to learn the energies of all
-            bonds: it does so slowly, which pays where molecules fall apart.
+            set by the mean error on the validation structures, whose printed energy error is the smaller
+            for it where they are few), or the energy of each isolated atom in eV by symbol, above which
+            the network has to learn the energies of all bonds: it does so slowly, which pays where
+            molecules fall apart.
     """
 
     train: Path
@@ -221,7 +222,9 @@ def load_config(path: str | os.PathLike[str]) -> TrainConfig:
     try:
         raw = yaml.safe_load(source.read_text())
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from error
+        mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{source} is not valid YAML{where}: {problem or error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} holds no mapping of keys to values")
     config = parse_config(raw, str(source))

@@ -131,7 +131,8 @@ class Trainer:
             if self.config.loss.energy == 0.0:
                 return [0.0] * len(self.elements)
             train = self.splits["train"]
-            fitted = fit_reference_energies(train, self.config.model.cutoff)
+            with naming(self.config.data.train):
+                fitted = fit_reference_energies(train, self.config.model.cutoff)
             unknown = [chemical_symbols[z] for z in self.elements if z not in fitted]
             if unknown:
                 raise ValueError(

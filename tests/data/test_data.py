@@ -284,7 +284,7 @@ def test_isolated_atoms_are_their_reference_energies():
         molecule("CH4"),
         Atoms("O", pbc=True, cell=[3] * 3),
     ]
-    energies = [-10.0, -10.2, -10.1 - 2 * 1.5, -10.1 - 20.0, -20.0 - 4 * 1.5, -17.0]
+    energies = [-10.08, -10.12, -10.1 - 2 * 1.5, -10.1 - 20.0, -20.0 - 4 * 1.5, -17.0]
     for atoms, energy in zip(found, energies, strict=True):
         atoms.calc = SinglePointCalculator(atoms, energy=energy)
     fitted = fit_reference_energies(from_atoms(found[:-1]), 5.0)
@@ -293,6 +293,9 @@ def test_isolated_atoms_are_their_reference_energies():
     assert fit_reference_energies(from_atoms(found[2:]), 5.0)[8] != pytest.approx(-17.0)
     assert fit_reference_energies(from_atoms(found[2:]), 2.9)[8] == pytest.approx(-17.0)
     assert fit_reference_energies(from_atoms(found[:2]), 5.0) == pytest.approx({8: -10.1})
+    # Nor do two states of an atom have a mean that is one.
+    with pytest.raises(ValueError, match=r"O atoms .*, structure 6 -17.* and structure 1 -10\.08"):
+        fit_reference_energies(from_atoms([found[2], *found]), 2.9)
 
 
 def test_atoms_are_isolated_where_no_image_is_near():

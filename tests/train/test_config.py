@@ -96,5 +96,5 @@ def test_bad_configuration_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no configuration"):
         load_config(tmp_path / "none.yaml")
     (tmp_path / "x.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match="not valid YAML"):
+    with pytest.raises(ConfigError, match=r"not valid YAML, line \d"):
         load_config(tmp_path / "x.yaml")
