@@ -38,12 +38,15 @@ def remove_unused(folder: Path) -> None:
         folder: Folder of compiled code; other files in it stay.
     """
     earliest = time.time() - DAYS_KEPT * 24 * 3600
-    for path in folder.iterdir():
+    found: list[Path] = []
+    with suppress(OSError):
+        found = list(folder.iterdir())
+    for path in found:
         if not OWN_NAME.fullmatch(path.name):
             continue
         with suppress(OSError):  # gone meanwhile, or somebody else's
-            found = path.stat()
-            if max(found.st_atime, found.st_mtime) < earliest:
+            times = path.stat()
+            if max(times.st_atime, times.st_mtime) < earliest:
                 path.unlink()
 
 

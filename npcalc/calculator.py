@@ -79,6 +79,7 @@ class NPCalculator(Calculator):
         self.build = GraphBuilder(self.potential, skin, watch)
         self._warned: set[str] = set()
         self._species: torch.Tensor | None = None
+        self._pbc = b""
         self._previous: Atoms | None = None  # what ASE forgets when something changes
         self._unusual_square = np.zeros((0, 1))
         self._atomic: dict[str, Array] = {}
@@ -174,9 +175,11 @@ class NPCalculator(Calculator):
         """
         self._unusual = None
         graph = self.build(atoms)
-        if self.check_domain and graph.species is not self._species:
-            self._species = graph.species
-            self._new_composition(atoms)
+        if self.check_domain:
+            pbc = atoms.pbc.tobytes()
+            if graph.species is not self._species or pbc != self._pbc:
+                self._species, self._pbc = graph.species, pbc
+                self._new_composition(atoms)
         if self._unusual is not None:
             self._warn_of_nearest(atoms, self._unusual)
         return graph

@@ -1,22 +1,24 @@
 """Several potentials for the same structures, and by how much they differ: where not to trust them."""
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 
 from .errors import naming
 from .potential import Potential, load_potential
-from .results import evaluate
+from .results import DEVIATIONS, evaluate, total_charge
 
 NOT_AVERAGED = ("energies", "charges")
 """Results that potentials trained alike need not agree on: how they share energy and charge among atoms."""
 
 
 def evaluate_committee(
-    potentials: Sequence[str | os.PathLike[str] | Potential],
+    potentials: Iterable[str | os.PathLike[str] | Potential],
     structures: Iterable[Atoms],
     compile: bool = False,
 ) -> list[dict[str, Any]]:
@@ -40,18 +42,23 @@ def evaluate_committee(
         Comput. Phys. Commun. 253, 107206 (2020)); and ``max_force_deviation``, the largest of these.
 
     Raises:
-        ValueError: There are fewer than two potentials, two are the same, they have nothing in common, or a
-            structure cannot be evaluated; the message has the potential and the place in the list.
+        ValueError: There are fewer than two potentials, two are the same, they have nothing in common, a
+            structure has different charges by them, or cannot be evaluated; the message has the potential
+            and the place in the list.
+        TypeError: It is one structure and not a list.
     """
-    if isinstance(potentials, (str, os.PathLike, Potential)) or len(potentials) < 2:
-        raise ValueError("a committee has two or more potentials: give a list of them")
+    if isinstance(potentials, (str, os.PathLike, Potential)):
+        potentials = [potentials]
     members = [p if isinstance(p, Potential) else load_potential(p) for p in potentials]
-    seen: dict[str, int] = {}
-    for k, member in enumerate(members):
-        if seen.setdefault(member.sha256, k) != k:
+    if len(members) < 2:
+        raise ValueError(
+            f"a committee has two or more potentials, got {len(members)}: give a list of them"
+        )
+    for (j, one), (k, other) in itertools.combinations(enumerate(members), 2):
+        if _are_the_same(one, other):
             raise ValueError(
-                f"potentials {seen[member.sha256]} and {k} of the committee are the same, "
-                f"{member.card.name!r}: train each with another seed"
+                f"potentials {j} and {k} of the committee are the same, {one.card.name!r}: train each "
+                f"with another seed"
             )
     common = set.intersection(*({*m.card.properties, *m.card.model.properties} for m in members))
     if not common - set(NOT_AVERAGED):
@@ -63,7 +70,23 @@ def evaluate_committee(
     for k, member in enumerate(members):
         with naming(f"potential {k}, {member.card.name!r}"):
             opinions.append(evaluate(member, structures, compile))
+    if "dipole" in common:
+        for k, atoms in enumerate(structures):
+            charges = {total_charge(atoms, member.card) for member in members}
+            if len(charges) > 1:
+                raise ValueError(
+                    f"structure {k} has different charges by the formal charges of the potentials "
+                    f"({', '.join(f'{q:g}' for q in sorted(charges))} e): their dipoles have no mean"
+                )
     return [_together(of_one) for of_one in zip(*opinions, strict=True)]
+
+
+def _are_the_same(one: Potential, other: Potential) -> bool:
+    """Whether two potentials have the same weights, in whatever precision."""
+    if one.card.model != other.card.model:
+        return False
+    pairs = zip(one.weights.values(), other.weights.values(), strict=True)
+    return all(torch.equal(a.cpu().float(), b.cpu().float()) for a, b in pairs)
 
 
 def _together(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -74,9 +97,9 @@ def _together(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         name: value.mean(axis=0) for name, value in values.items() if name not in NOT_AVERAGED
     }
     if "forces" in values:
-        out["energy_deviation"] = values["energy"].std(axis=0)
         square = ((values["forces"] - out["forces"]) ** 2).sum(axis=2)
-        out["forces_deviation"] = np.sqrt(square.mean(axis=0))
-        out["max_force_deviation"] = out["forces_deviation"].max()
+        forces = np.sqrt(square.mean(axis=0))
+        found = (values["energy"].std(axis=0), forces, forces.max())
+        out |= zip(DEVIATIONS, found, strict=True)
     # Numbers are Python's, as those of `evaluate`.
     return {name: value if np.ndim(value) else float(value) for name, value in out.items()}

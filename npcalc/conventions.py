@@ -44,11 +44,6 @@ HBAR = _ase._hbar * _ase.J * _ase.s
 AMU_A2_PER_FS2_IN_EV = 1.0 / _ase.fs**2
 
 
-DIPOLE_ORIGIN, CENTER_OF_MASS, TOTAL_CHARGE = "dipole_origin", "center_of_mass", "total_charge"
-"""How extended XYZ of npcalc says that the dipole of a charged structure is about the centre of mass; such a
-dipole is read as a label about the coordinate origin."""
-
-
 class Field(NamedTuple):
     """What a named quantity is.
 

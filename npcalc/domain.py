@@ -28,15 +28,15 @@ class DomainWarning(UserWarning):
 def unknown_composition(card: Card, atoms: Atoms) -> str | None:
     """The formula of a structure, if the potential was trained on another one alone.
 
-    Where those that it was trained on are periodic, periodic ones in the same proportions are no others:
-    a cell twice as large has twice as much in it.
+    Where those that it was trained on have neighbors across their boundaries, others that are periodic in the
+    same directions and have the same proportions are the same: a cell twice as large has twice as much in it.
     """
     if not card.composition:
         return None
     found = atoms.get_chemical_formula(mode="hill")
     if found == card.composition:
         return None
-    if card.data.get("periodic", False) and atoms.pbc.any():
+    if card.data.get("periodic") == atoms.pbc.tolist():
         proportions, _ = Formula(found).reduce()
         if proportions.count() == Formula(card.composition).reduce()[0].count():
             return None

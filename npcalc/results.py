@@ -14,13 +14,16 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from .batches import GraphBatch, evaluated, graph_batches
-from .conventions import CENTER_OF_MASS, DIPOLE_ORIGIN, TOTAL_CHARGE
 from .domain import DomainWarning, NearestCheck, unknown_composition, warn_of_composition
 from .errors import naming
 from .potential import Card, Potential, load_potential
 from .potential.derivatives import PER_SYSTEM
 
 Array = NDArray[np.float64]
+
+
+DEVIATIONS = ("energy_deviation", "forces_deviation", "max_force_deviation")
+"""What `evaluate_committee` adds to results."""
 
 
 def results_of(out: dict[str, Array], atoms: Atoms, card: Card) -> dict[str, Any]:
@@ -114,13 +117,13 @@ def evaluate(
         raise ValueError(f"edges_per_batch: expected 1 or more, got {edges_per_batch}")
     found: list[dict[str, Any]] = [{} for _ in structures]
     # A formula for each list of atoms, of which there are few, and not for each structure.
-    different = {atoms.numbers.tobytes(): atoms for atoms in structures}
+    different = {_kind(atoms): atoms for atoms in structures}
     formulas = {key: unknown_composition(potential.card, atoms) for key, atoms in different.items()}
     check = NearestCheck(potential.card, potential.card.model.cutoff)
     n_unusual, farthest = 0, (0.0, "")
     batches = graph_batches(potential, structures, edges_per_batch)
     for batch, out in evaluated(potential, batches, compile):
-        known = [formulas[structures[k].numbers.tobytes()] is None for k in batch.places]
+        known = [formulas[_kind(structures[k])] is None for k in batch.places]
         more, excess, text = _unusual_structures(check, batch, np.array(known))
         n_unusual, farthest = n_unusual + more, max(farthest, (excess, text))
         first = 0
@@ -147,29 +150,30 @@ def evaluate(
     return found
 
 
-def annotated(
-    structures: Sequence[Atoms], results: Sequence[dict[str, Any]], card: Card
-) -> list[Atoms]:
+def _kind(atoms: Atoms) -> tuple[bytes, bytes]:
+    """What decides whether a structure is of a composition that was trained."""
+    return atoms.numbers.tobytes(), atoms.pbc.tobytes()
+
+
+def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) -> list[Atoms]:
     """Copies of structures that carry results, for a file: ASE's names as those of a calculator.
 
     Args:
         structures: The structures.
         results: What `evaluate` or `evaluate_committee` found for them.
-        card: Of the potential, or of one of the committee.
 
     Returns:
-        The copies; other results are in ``info``, or ``arrays`` where they have a number for each atom. Those
-        that are charged and have a dipole say about what it is, so that it can be read as a label.
+        The copies; other results are in ``info``, or ``arrays`` where they have a number for each atom.
     """
     copies = []
     for atoms, found in zip(structures, results, strict=True):
         copy = atoms.copy()
+        for name in DEVIATIONS:  # of an earlier committee
+            copy.info.pop(name, None)
+            copy.arrays.pop(name, None)
         for name, value in found.items():
             if name not in all_properties:
                 (copy.arrays if np.ndim(value) else copy.info)[name] = value
-        charge = total_charge(atoms, card) if "dipole" in found else 0.0
-        if charge:
-            copy.info |= {DIPOLE_ORIGIN: CENTER_OF_MASS, TOTAL_CHARGE: charge}
         known = {k: v for k, v in found.items() if k in all_properties}
         copy.calc = SinglePointCalculator(copy, **known)
         copies.append(copy)

@@ -7,7 +7,7 @@ from ase.calculators.mixing import AverageCalculator
 from systems import crystal, ethanol, make_potential
 
 import npcalc
-from npcalc import NPCalculator, evaluate_committee
+from npcalc import NPCalculator, Potential, evaluate_committee
 from npcalc.data import DataSet
 from npcalc.potential.registry import bundled_folder
 
@@ -45,12 +45,23 @@ def test_what_all_have(potentials):
     np.testing.assert_allclose(results["forces_deviation"], expected, atol=1e-12)
 
 
+def test_charges_have_to_be_the_same(potentials):
+    formal = {"charges": "formal", "formal_charges": {"H": 1.0, "O": -2.0}}
+    charged = make_potential("painn", "geometry", seed=6, **formal)
+    water = Atoms("OHH", ethanol().positions[:3])
+    assert "dipole" in evaluate_committee([*potentials, charged], [water])[0]
+    with pytest.raises(ValueError, match=r"structure 1 has different charges .*\(0, 4 e\)"):
+        evaluate_committee([*potentials, charged], [water, ethanol()])
+
+
 def test_errors(potentials):
     for few in ("ethanol", potentials[0], potentials[:1], []):
         with pytest.raises(ValueError, match="two or more potentials"):
             evaluate_committee(few, [ethanol()])
-    with pytest.raises(ValueError, match="potentials 0 and 2 of the committee are the same"):
-        evaluate_committee([*potentials, potentials[0]], [ethanol()])
+    single = Potential(potentials[0].card, potentials[0].weights, "cpu", "float32")
+    for twin in (potentials[0], single):
+        with pytest.raises(ValueError, match="potentials 0 and 2 of the committee are the same"):
+            evaluate_committee(iter([*potentials, twin]), [ethanol()])
     dipole_alone = make_potential(card={"properties": ("dipole",)}, seed=7)
     energy_alone = make_potential("painn", "none", seed=8, dipole=False)
     with pytest.raises(ValueError, match=r"have no result in common .*: dipole; .*: energy, "):

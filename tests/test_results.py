@@ -13,9 +13,7 @@ from systems import crystal, dimer, ethanol, make_potential
 import npcalc
 from npcalc import NPCalculator
 from npcalc.builder import GraphBuilder
-from npcalc.data import from_atoms, read_data
 from npcalc.graph import collate
-from npcalc.md.structures import write_structure
 from npcalc.results import annotated
 
 
@@ -143,34 +141,6 @@ def test_errors_leave_the_threads_of_torch_as_they_were(potential, monkeypatch, 
         assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
 
 
-def test_dipoles_of_ions_can_be_read_as_labels(tmp_path):
-    """Results are about the centre of mass, labels about the origin."""
-    charges = {"charges": "formal", "formal_charges": {"H": 1.0, "O": -2.0}}
-    potential = make_potential("painn", "geometry-4", **charges)
-    structures = [Atoms("OHHH", ethanol(seed=1).positions[:4] + 30.0), ethanol()]
-    results = npcalc.evaluate(potential, structures)
-    copies = annotated(structures, results, potential.card)
-    assert copies[0].info["total_charge"] == 1.0
-    ion, molecule = structures
-    expected = results[0]["dipole"] + 1.0 * ion.get_center_of_mass()
-    raw = potential.evaluate(NPCalculator(potential).graph(ion))["dipole"][0]
-    np.testing.assert_allclose(raw, expected, atol=1e-9)
-    write_structure(tmp_path / "x.xyz", copies)
-    read = read_data(tmp_path / "x.xyz").labels["dipole"].values
-    np.testing.assert_allclose(read[0], expected, atol=1e-6)
-    charge = np.array([{"H": 1.0, "O": -2.0}.get(s, 0.0) for s in molecule.symbols]).sum()
-    assert charge == 4.0
-    np.testing.assert_allclose(
-        read[1], results[1]["dipole"] + charge * molecule.get_center_of_mass(), atol=1e-6
-    )
-    for wrong in ({"dipole_origin": "nucleus"}, {"total_charge": None}):
-        copies[0].info = {k: v for k, v in (copies[0].info | wrong).items() if v is not None}
-        with pytest.raises(
-            ValueError, match=r"structure 0: 'dipole_origin' is '.*expected 'center_of_mass'"
-        ):
-            from_atoms(copies)
-
-
 @pytest.mark.filterwarnings("error::npcalc.DomainWarning")
 def test_errors_come_before_warnings_and_iterators_are_lists():
     with pytest.raises(ValueError, match=r"structure 1: .* does not know N"):
@@ -186,3 +156,11 @@ def test_errors_come_before_warnings_and_iterators_are_lists():
         assert [r["energy"] for r in found] == [r["energy"] for r in expected]
         with pytest.raises(TypeError, match="got one: give"):
             function(given, frames[0])
+
+
+def test_what_an_earlier_committee_said_does_not_stay():
+    potentials, frames = ["ethanol-fast", "ethanol"], [molecule("CH3CH2OH")]
+    judged = annotated(frames, npcalc.evaluate_committee(potentials, frames))
+    assert "forces_deviation" in judged[0].arrays
+    again = annotated(judged, npcalc.evaluate(potentials[0], judged))[0]
+    assert not [k for k in (*again.arrays, *again.info) if "deviation" in k]

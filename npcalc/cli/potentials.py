@@ -125,7 +125,7 @@ def evaluate(
             results = evaluate_structures(members[0], frames, compile)
         else:
             results = evaluate_committee(members, frames, compile)
-        write_structure(output, annotated(frames, results, members[0].card))
+        write_structure(output, annotated(frames, results))
         typer.echo(f"{output}: {len(frames)} structures")
         deviations = [r["max_force_deviation"] for r in results if "max_force_deviation" in r]
         if deviations:

@@ -10,15 +10,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from ..conventions import (
-    CENTER_OF_MASS,
-    DIPOLE_ORIGIN,
-    DIPOLE_UNITS,
-    ENERGY_UNITS,
-    LENGTH_UNITS,
-    TOTAL_CHARGE,
-    unit_factor,
-)
+from ..conventions import DIPOLE_UNITS, ENERGY_UNITS, LENGTH_UNITS, unit_factor
 from ..errors import naming, reason
 from .dataset import LABELS, DataSet, Label, field_of
 
@@ -169,19 +161,6 @@ def _atoms_label(atoms: Atoms, name: str, key: str) -> Array | None:
     return None
 
 
-def _from_origin(atoms: Atoms) -> Array:
-    """What a dipole label lacks to be one about the coordinate origin, in e times the unit of length."""
-    origin = atoms.info.get(DIPOLE_ORIGIN)
-    if origin is None:
-        return np.zeros(3)
-    if origin != CENTER_OF_MASS or TOTAL_CHARGE not in atoms.info:
-        raise ValueError(
-            f"{DIPOLE_ORIGIN!r} is {origin!r}: expected {CENTER_OF_MASS!r}, and the charge in e as "
-            f"{TOTAL_CHARGE!r}; labels are dipoles about the coordinate origin"
-        )
-    return float(atoms.info[TOTAL_CHARGE]) * atoms.get_center_of_mass()
-
-
 def _keys_of(frames: list[Atoms]) -> list[str]:
     """All keys that labels may have."""
     keys = {
@@ -250,9 +229,6 @@ def from_atoms(
                 )
             else:
                 blocks.append(value.reshape(shape) * factor)
-                if name == "dipole":
-                    with naming(f"structure {index}"):
-                        blocks[-1] += length * _from_origin(frames[index])
         present = np.array([f is not None for f in found])
         labels[name] = Label(np.concatenate(blocks), present, units.get(name, ""))
     return DataSet(

@@ -87,7 +87,7 @@ def fit_reference_energies(data: DataSet, cutoff: float) -> dict[int, float]:
                 f"isolated {chemical_symbols[elements[k]]} atoms have different energies, structure "
                 f"{data.place(int(low))} {values.min():.4f} eV and structure {data.place(int(high))} "
                 f"{values.max():.4f} eV: keep those of the state that energies count from, or give "
-                f"data.reference_energies"
+                f"data.reference_energies; a cell of one atom whose images are beyond model.cutoff is one too"
             )
         solution[k] = values.mean()
     use = label.present & ~alone

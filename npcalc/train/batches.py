@@ -1,13 +1,11 @@
 """Training batches of fixed sizes, made from neighbor lists that are searched once."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from ase.geometry import complete_cell
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -93,6 +91,10 @@ class Batches:
         device: Where the tensors go.
         properties: What is known of the molecular properties, if there are any.
 
+    Attributes:
+        periodic: Periodic directions, if all structures have the same and in some of them atoms have
+            neighbors across a boundary, else None: molecules in boxes are molecules.
+
     Raises:
         ValueError: An element is not known, or two atoms lie on each other.
     """
@@ -124,7 +126,6 @@ class Batches:
         self.forces, self.has_forces = _label(data, "forces", (len(data.numbers), 3))
         dipole, self.has_dipole = _label(data, "dipole", (n, 3))
         self.dipole = dipole - self.has_dipole[:, None] * np.add.reduceat(charge, start)
-        _warn_of_branches(data, self.dipole)
         self.centroids, whole = _label(data, "centroids", (len(data.numbers), 3))
         self.has_centroids = np.repeat(whole, self.n_atoms)
         if whole.any():
@@ -140,7 +141,7 @@ class Batches:
         self.most = (int(top_atoms) + 1, max(int(top_edges), 1))
 
     def _find_edges(self, data: DataSet, cutoff: float) -> None:
-        index, vectors, counts = [], [], []
+        index, vectors, counts, crossing = [], [], [], False
         for k in range(len(data)):
             rows = slice(self.offsets[k], self.offsets[k + 1])
             positions = data.positions[rows]
@@ -159,10 +160,13 @@ class Batches:
             index.append(edge_index)
             vectors.append(vector)
             counts.append(len(shifts))
+            crossing = crossing or bool(shifts.any())
         self.edge_index = np.concatenate(index, axis=1)
         self.vectors = np.concatenate(vectors)
         self.n_edges = np.array(counts, dtype=np.int64)
         self.edge_offsets = np.concatenate([[0], self.n_edges.cumsum()])
+        same = bool((data.pbc == data.pbc[:1]).all())
+        self.periodic = data.pbc[0].tolist() if same and crossing else None
 
     def nearest_range(
         self, elements: Sequence[str]
@@ -258,35 +262,6 @@ class Batches:
             has_centroids=real(fill(self.has_centroids[atoms].astype(float), size_n)),
             has_properties=real(fill(self.has_properties[index].astype(float), n_systems)),
             counts=real(np.array(counts) / n_processes),
-        )
-
-
-def _warn_of_branches(data: DataSet, dipole: NDArray[np.float64]) -> None:
-    """Warns of periodic labels that seem to be on another branch than the positions.
-
-    Dipoles of periodic systems are known up to e times lattice vectors. Training takes labels as they are:
-    to compare with the nearest branch of each leads astray a network that knows nothing yet.
-
-    Args:
-        data: The structures.
-        dipole: Dipoles without the formal charges in e*A, shape (n_structures, 3); zero without a label.
-    """
-    number = np.zeros(len(data))
-    for k in np.flatnonzero(data.pbc.any(axis=1) & dipole.any(axis=1)):
-        pbc = data.pbc[k]
-        # Of a slab or a wire the other vectors are any that are not in its plane or line.
-        whole = complete_cell(np.where(pbc[:, None], data.cell[k], 0.0))
-        number[k] = np.abs(np.linalg.solve(whole.T, dipole[k])[pbc]).max()
-    far = np.flatnonzero(number > 1.0)
-    if len(far):
-        worst = int(number.argmax())
-        warnings.warn(
-            f"{len(far)} of {len(data)} structures have dipoles that differ from those of the formal "
-            f"charges of their atoms by more than e times a lattice vector, structure {data.place(worst)} by "
-            f"{number[worst]:.1f} of them: periodic dipoles are known up to such multiples, and training "
-            f"needs labels and positions of all structures on the same branch; make molecules whole, and "
-            f"add to labels what is missing",
-            stacklevel=2,
         )
 
 

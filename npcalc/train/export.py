@@ -1,7 +1,10 @@
 """From a finished run to a potential with its card."""
 
+import math
+import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 
@@ -41,6 +44,8 @@ def export(trainer: Trainer, overwrite: bool = False) -> Path:
     target = trainer.output / f"{trainer.config.name}.pt"
     if not trainer.processes.first:
         return target
+    for split, found in errors.items():
+        _warn_of_branches(trainer, split, found)
     trainer.write_summary(errors)
     card = make_card(trainer, errors)
     weights: dict[str, torch.Tensor] = dict(trainer.best_model().named_parameters())
@@ -80,7 +85,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
             "n_train": len(train),
             "n_validation": len(trainer.splits["validation"]),
             "n_test": len(trainer.splits["test"]) if "test" in trainer.splits else 0,
-            "periodic": bool(train.pbc.any(axis=1).all()),
+            "periodic": trainer.batches["train"].periodic,
             "sha256_train": train.sha256(),
             "epochs": trainer.state["epoch"],
             "best_epoch": trainer.state["best_epoch"],
@@ -91,6 +96,31 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
         citation=text.citation,
         versions={"npcalc": __version__, "torch": torch.__version__.split("+")[0]},
     )
+
+
+BRANCH = 0.2
+"""Error of periodic dipoles, in units of e times the shortest lattice vector, that is no small one."""
+
+
+def _warn_of_branches(trainer: Trainer, split: str, errors: Errors) -> None:
+    """Warns of errors that periodic dipoles have where labels and positions are on different branches.
+
+    Such dipoles are known up to e times lattice vectors, and training takes labels as they are: to compare
+    with the nearest branch of each leads a network astray that knows nothing yet.
+    """
+    data, wrong = trainer.splits[split], errors.get("dipole_rmse", math.nan)
+    if trainer.config.loss.dipole == 0.0 or "dipole" not in data.labels:
+        return
+    labelled = data.labels["dipole"].present[:, None] & data.pbc
+    lengths = np.linalg.norm(data.cell, axis=2)[labelled]
+    if len(lengths) and wrong > BRANCH * lengths.min():
+        warnings.warn(
+            f"{trainer.config.data.file_of(split)}: dipoles are off by {wrong:.3g} e*A, and e times a "
+            f"lattice vector is {lengths.min():.3g}: periodic dipoles are known up to such multiples, and "
+            f"training needs labels and positions of all structures on one branch; make molecules whole, "
+            f"and add to labels what is missing",
+            stacklevel=3,
+        )
 
 
 def _reference_note(trainer: Trainer) -> str:
