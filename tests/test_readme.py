@@ -113,6 +113,13 @@ def test_keys_and_units(tmp_path):
     assert train.labels["dipole"].values[0, 0] == pytest.approx(0.208194, rel=1e-5)
 
 
+def test_start_from(tmp_path):
+    section = yaml.safe_load(blocks("yaml")[2])
+    data = {"train": str(ROOT / "potentials" / "data" / "ethanol-train.h5")}
+    config = parse_config({"output": str(tmp_path), "data": data, **section})
+    assert config.model == load_potential(config.start_from).card.model
+
+
 def test_properties():
     section = yaml.safe_load(blocks("yaml")[1])
     card = {"property_scales": (1.0, 1.0), "property_references": ((0.0, 0.0),) * 3}

@@ -31,7 +31,9 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
         )
     learned = model.polarization == "moving" or model.charges == "increments"
     has_one = model.dipole or model.charges == "increments"
-    if has_one and learned and not (config.trains_dipole or config.trains_dipole_norm):
+    trained = config.trains_dipole or config.trains_dipole_norm
+    # What starts from a potential with a dipole goes on without one where there are no labels.
+    if has_one and learned and not trained and config.start_from is None:
         raise ValueError(
             "loss.dipole is 0, so nothing trains the dipole and charges of this model, and a "
             "potential must not report them: set model.dipole: false and no charge increments, "

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..model import ModelConfig, PropertyConfig
 from ..nn.hosts import find_host
+from ..potential.archive import read_archive
+from ..potential.registry import find_potential
 
 
 class _Section(BaseModel):
@@ -153,6 +155,9 @@ class TrainConfig(_Section):
     Attributes:
         name: Name of the potential; it is exported as ``<output>/<name>.pt``.
         output: Folder of checkpoints, logs and the potential.
+        start_from: Potential, by name or path, to start from: its network, weights and reference energies,
+            these moved to where the new energies count from. Leave ``model`` out then; the learning rate is
+            a tenth of the host's where none is given.
         model: The network.
         data: The structures.
         loss: The loss.
@@ -162,6 +167,7 @@ class TrainConfig(_Section):
 
     name: str = Field("potential", pattern=r"^[^/\\]+$")
     output: Path
+    start_from: str | None = None
     model: ModelConfig
     data: DataConfig
     loss: LossConfig = LossConfig()
@@ -227,8 +233,11 @@ def load_config(path: str | os.PathLike[str]) -> TrainConfig:
         raise ConfigError(f"{source} is not valid YAML{where}: {problem or error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} holds no mapping of keys to values")
-    config = parse_config(raw, str(source))
     base = source.parent
+    start = raw.get("start_from")
+    if isinstance(start, str) and (base / start).is_file():
+        raw = raw | {"start_from": str(base / start)}
+    config = parse_config(raw, str(source))
     data = config.data
     moved = {
         key: base / value
@@ -250,7 +259,14 @@ def parse_config(raw: dict[str, Any], origin: str = "configuration") -> TrainCon
 
     Raises:
         ConfigError: It is not valid; unknown keys are named with the nearest known key.
+        FileNotFoundError: There is no potential to start from.
     """
+    start = raw.get("start_from")
+    if isinstance(start, str):
+        if "model" in raw:
+            raise ConfigError(f"{origin}: the model is that of start_from: leave model out")
+        card, _ = read_archive(find_potential(start))
+        raw = raw | {"model": card.model.model_dump()}
     try:
         config = TrainConfig.model_validate(raw)
     except ValidationError as error:
@@ -283,6 +299,8 @@ def _given_idle_keys(config: TrainConfig) -> list[str]:
     for key, reason in idle_keys(config).items():
         section, name = key.split(".")
         owner = getattr(config, section)
+        if section == "model" and config.start_from is not None:
+            continue
         if getattr(owner, name) != type(owner).model_fields[name].default:
             problems.append(f"{key} does nothing {reason}: leave it out")
     return problems

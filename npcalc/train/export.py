@@ -66,6 +66,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
     config, text = trainer.config, trainer.config.card
     train = trainer.splits["train"]
     fit = trainer.properties
+    started = {} if trainer.start is None else {"started_from": trainer.start.card.name}
     return Card(
         name=config.name,
         model=trainer.model_config,
@@ -80,6 +81,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
         nearest_range=trainer.batches["train"].nearest_range(trainer.model_config.elements),
         errors={split: e.known() for split, e in errors.items()},
         data={
+            **started,
             "origin": text.data_origin,
             "level_of_theory": text.level_of_theory,
             "n_train": len(train),
@@ -126,6 +128,8 @@ def _warn_of_branches(trainer: Trainer, split: str, errors: Errors) -> None:
 def _reference_note(trainer: Trainer) -> str:
     if trainer.config.data.reference_energies != "fit":
         return "given"
+    if trainer.start is not None:
+        return "those of the potential that training started from, moved by least squares of its errors"
     if trainer.config.loss.energy == 0.0:
         return "none: energies were not trained, only their differences within one composition mean anything"
     if trainer.splits["train"].common_formula:

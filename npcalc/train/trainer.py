@@ -31,6 +31,7 @@ from .log import TrainingLog, progress_text
 from .loss import Errors, LossModule
 from .run_state import RunState, TrainingDiverged
 from .splits import load_splits
+from .start import RATE, Start
 from .targets import PropertyFit, fit_properties
 from .vectors import WeightVectors
 
@@ -83,20 +84,24 @@ class Trainer:
             )
         self.splits = load_splits(config)
         check_labels(config, self.splits)
+        self.start = None if config.start_from is None else Start.of(config.start_from)
         self.elements = self._elements()
         self.reference = self._reference_energies()
         self.model_config = self._complete_model_config()
         self.properties = self._fit_properties()
         self.batches = {name: self._batches(name) for name in self.splits}
-        self.scale = self._scale()
+        self.scale = self._scale() if self.start is None else self.start.card.scale
         torch.manual_seed(opt.seed)
         model = PolarizedModel(self.model_config)
         check_movement(self.model_config.polarization, model)
+        if self.start is not None:
+            self.start.put_into(model)
         self.potential = EdgePotential(model, self.scale).to(self.device)
         self.loss = LossModule(
             self.potential, config.loss, opt.compile == "auto", self.properties
         ).to(self.device)
-        largest = opt.learning_rate or self.model_config.host.learning_rate
+        usual = self.model_config.host.learning_rate * (1.0 if self.start is None else RATE)
+        largest = opt.learning_rate or usual
         self.vectors = WeightVectors(self.loss, opt.weight_decay)
         self.weights, self.optimizer = self.vectors.current, self.vectors.optimizer
         self.output = Path(config.output)
@@ -128,9 +133,13 @@ class Trainer:
     def _reference_energies(self) -> list[float]:
         given = self.config.data.reference_energies
         if given == "fit":
-            if self.config.loss.energy == 0.0:
-                return [0.0] * len(self.elements)
             train = self.splits["train"]
+            if self.config.loss.energy == 0.0:
+                known = () if self.start is None else self.start.card.reference_energies
+                return list(known) or [0.0] * len(self.elements)
+            if self.start is not None:
+                with naming(self.config.data.train):
+                    return self.start.reference_energies(train)
             with naming(self.config.data.train):
                 fitted = fit_reference_energies(train, self.config.model.cutoff)
             unknown = [chemical_symbols[z] for z in self.elements if z not in fitted]
@@ -177,7 +186,8 @@ class Trainer:
         if not self.model_config.properties:
             return None
         train = self.splits["train"]
-        return fit_properties(self.model_config, train, species_index(train, self.elements))
+        fit = fit_properties(self.model_config, train, species_index(train, self.elements))
+        return fit if self.start is None else self.start.keep_units(fit)
 
     def _batches(self, split: str) -> Batches:
         data = self.splits[split]
