@@ -72,7 +72,7 @@ def check_same_run(path: Path, config: TrainConfig) -> None:
     free: Any = {
         "name": True,
         "output": True,
-        "start_from": True,  # by which path; reference energies guard which
+        "start_from": True,  # a hash guards the content
         "card": True,
         "data": {"train", "validation", "test", "split_file"},  # a hash guards the content
         "training": {

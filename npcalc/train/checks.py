@@ -24,6 +24,10 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
     if not wanted:
         raise ValueError("loss: all weights are 0, so there is nothing to train on")
     if loss.dipole > 0.0 and not model.dipole:
+        if config.start_from is not None:
+            raise ValueError(
+                "loss.dipole > 0, but the potential that training starts from has no dipole: set it to 0"
+            )
         raise ValueError("loss.dipole > 0 needs model.dipole: true; set one of them")
     if loss.centroids > 0.0 and not (model.dipole and model.polarization == "moving"):
         raise ValueError(
@@ -52,8 +56,9 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
             except ValueError as error:
                 if name != "dipole":
                     raise
+                more = "" if config.start_from is not None else " and model.dipole: false"
                 raise ValueError(
-                    f"{error}; to train without dipoles set loss.dipole: 0 and model.dipole: false"
+                    f"{error}; to train without dipoles set loss.dipole: 0{more}"
                 ) from error
     validation = splits["validation"].labels
     if not any(n in validation and validation[n].present.any() for n in wanted):

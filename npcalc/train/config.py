@@ -156,8 +156,9 @@ class TrainConfig(_Section):
         name: Name of the potential; it is exported as ``<output>/<name>.pt``.
         output: Folder of checkpoints, logs and the potential.
         start_from: Potential, by name or path, to start from: its network, weights and reference energies,
-            these moved to where the new energies count from. Leave ``model`` out then; the learning rate is
-            a tenth of the host's where none is given.
+            these moved to where the new energies count from. Leave ``model`` and
+            ``data.reference_energies`` out then; the learning rate is a tenth of the host's where none is
+            given. A dipole without labels (``loss.dipole: 0``) is not among the results any more.
         model: The network.
         data: The structures.
         loss: The loss.
@@ -209,8 +210,8 @@ class ConfigError(ValueError):
 def load_config(path: str | os.PathLike[str]) -> TrainConfig:
     """Reads a YAML configuration.
 
-    Relative paths of data are relative to the folder of the file; the output folder is relative
-    to the working directory.
+    Relative paths of data and of a potential to start from are relative to the folder of the file; the
+    output folder is relative to the working directory.
 
     Args:
         path: File to read.
@@ -219,8 +220,9 @@ def load_config(path: str | os.PathLike[str]) -> TrainConfig:
         The configuration.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, or no potential to start from.
         ConfigError: It is not valid.
+        ArchiveError: What it starts from is not a potential.
     """
     source = Path(path)
     if not source.exists():
@@ -260,13 +262,14 @@ def parse_config(raw: dict[str, Any], origin: str = "configuration") -> TrainCon
     Raises:
         ConfigError: It is not valid; unknown keys are named with the nearest known key.
         FileNotFoundError: There is no potential to start from.
+        ArchiveError: What it starts from is not a potential.
     """
     start = raw.get("start_from")
-    if isinstance(start, str):
-        if "model" in raw:
+    if isinstance(start, (str, os.PathLike)):
+        model = read_archive(find_potential(start))[0].model.model_dump(mode="json")
+        if raw.get("model", model) != model:  # the same is what is stored with a run
             raise ConfigError(f"{origin}: the model is that of start_from: leave model out")
-        card, _ = read_archive(find_potential(start))
-        raw = raw | {"model": card.model.model_dump()}
+        raw = raw | {"start_from": os.fspath(start), "model": model}
     try:
         config = TrainConfig.model_validate(raw)
     except ValidationError as error:

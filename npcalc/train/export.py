@@ -66,7 +66,11 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
     config, text = trainer.config, trainer.config.card
     train = trainer.splits["train"]
     fit = trainer.properties
-    started = {} if trainer.start is None else {"started_from": trainer.start.card.name}
+    start, started = trainer.start, {}
+    if start is not None:
+        card = start.card
+        of = {"name": card.name, "sha256": start.sha256, "data": card.data.get("origin", "")}
+        started["started_from"] = of | {"license": card.license, "citation": card.citation}
     return Card(
         name=config.name,
         model=trainer.model_config,
@@ -128,10 +132,13 @@ def _warn_of_branches(trainer: Trainer, split: str, errors: Errors) -> None:
 def _reference_note(trainer: Trainer) -> str:
     if trainer.config.data.reference_energies != "fit":
         return "given"
-    if trainer.start is not None:
-        return "those of the potential that training started from, moved by least squares of its errors"
     if trainer.config.loss.energy == 0.0:
         return "none: energies were not trained, only their differences within one composition mean anything"
+    if trainer.start is not None:
+        return (
+            "those of the potential that training started from, moved by least squares of its errors, and "
+            "with one composition by the mean error on the validation structures"
+        )
     if trainer.splits["train"].common_formula:
         return (
             "least squares; one composition fixes only their sum over the formula, not each, and the sum "

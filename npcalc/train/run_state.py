@@ -34,7 +34,8 @@ class RunState:
         learning_rate: Largest learning rate of a new run.
         steps_per_epoch: Steps of a pass over the data.
         reference: Energies of isolated atoms that the network adds to.
-        hashes: SHA-256 of the structures of ``train`` and ``validation``.
+        hashes: SHA-256 of the structures of ``data.train`` and ``data.validation``, and of the potential of
+            ``start_from`` if there is one.
         writes: Whether this process is the one that writes files.
 
     Attributes:
@@ -75,8 +76,9 @@ class RunState:
             "retreats": 0,
             "lowest_loss": None,
             "reference": reference,
-            **{f"sha256_{name}": value for name, value in hashes.items()},
+            **{_key(name): value for name, value in hashes.items()},
         }
+        self._hashed = list(hashes)
         self._odd = (False, False)
         stored = log.path.parent / "config.json"
         if self.checkpoint.exists():
@@ -187,12 +189,13 @@ class RunState:
 
     def _resume(self) -> None:
         tensors, state = load_checkpoint(self.checkpoint)
-        for name in ("train", "validation"):
-            key = f"sha256_{name}"
+        for name in self._hashed:
+            key = _key(name)
             if state.get(key, self.state[key]) != self.state[key]:
+                what = "another potential" if name == "start_from" else "other structures"
                 raise ValueError(
-                    f"{self.checkpoint} was made with other data.{name} structures: give the same "
-                    f"data, or another output folder"
+                    f"{self.checkpoint} was made with {what} of {name}: give the same, or another output "
+                    f"folder"
                 )
         # Older checkpoints do not have them; processors differ in the last digits of a fit.
         now = self.state["reference"]
@@ -210,3 +213,8 @@ class RunState:
         self._vectors.restore(tensors)
         if self._writes:
             self._log.cut(self.state["epoch"])
+
+
+def _key(name: str) -> str:
+    """Under which a hash is in the state: ``sha256_train`` of ``data.train``."""
+    return f"sha256_{name.removeprefix('data.')}"

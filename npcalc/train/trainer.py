@@ -85,6 +85,9 @@ class Trainer:
         self.splits = load_splits(config)
         check_labels(config, self.splits)
         self.start = None if config.start_from is None else Start.of(config.start_from)
+        target = Path(config.output) / f"{config.name}.pt"
+        if config.start_from is not None and target.resolve() == Path(config.start_from).resolve():
+            raise ValueError(f"{target} is what training starts from: give another output or name")
         self.elements = self._elements()
         self.reference = self._reference_energies()
         self.model_config = self._complete_model_config()
@@ -108,7 +111,9 @@ class Trainer:
         measured = [f"{t.name}_{kind}" for t in self.loss.targets for kind in ("mae", "rmse")]
         columns = ["epoch", "step", "learning_rate", "train_loss", *measured, "seconds"]
         self.log = TrainingLog(self.output / "log.csv", columns)
-        hashes = {name: self.splits[name].sha256() for name in ("train", "validation")}
+        hashes = {f"data.{name}": self.splits[name].sha256() for name in ("train", "validation")}
+        if self.start is not None:
+            hashes["start_from"] = self.start.sha256
         self.run_state = RunState(
             config,
             self.vectors,
@@ -132,6 +137,11 @@ class Trainer:
 
     def _reference_energies(self) -> list[float]:
         given = self.config.data.reference_energies
+        if given != "fit" and self.start is not None and "energy" in self.start.card.properties:
+            raise ValueError(
+                "data.reference_energies beside start_from: the weights know those of the potential; leave "
+                "them out"
+            )
         if given == "fit":
             train = self.splits["train"]
             if self.config.loss.energy == 0.0:
@@ -162,7 +172,7 @@ class Trainer:
             config = ModelConfig.model_validate(raw)
         except ValidationError as error:
             raise ConfigError(f"model: {reason_of(error.errors()[0])}") from error
-        if config.n_neighbors is not None:
+        if config.n_neighbors is not None or self.start is not None:
             return config
         with naming(self.config.data.file_of("train")):
             trial = Batches(
@@ -191,7 +201,8 @@ class Trainer:
 
     def _batches(self, split: str) -> Batches:
         data = self.splits[split]
-        if not self.model_config.dipole:  # nor has it an error then
+        lost = self.start is not None and not self.config.trains_dipole
+        if not self.model_config.dipole or lost:  # nor has it an error then
             data = replace(data, labels={k: v for k, v in data.labels.items() if k != "dipole"})
         size = -(-self.config.training.batch_size // self.processes.count)
         cutoff = self.model_config.cutoff

@@ -1,16 +1,20 @@
 """Training that starts from a potential: what that knows stays, and energies may count from elsewhere."""
 
+import json
+
 import numpy as np
 import pytest
 import yaml
+from ase import Atoms
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from runs import DATA, log_rows, raw_config
 from systems import make_potential
 
 from npcalc import NPCalculator, load_potential
 from npcalc.data import DataSet, from_atoms
 from npcalc.train import ConfigError, Trainer, load_config, parse_config, train
-from npcalc.train.start import Start
+from npcalc.train.start import ENOUGH, Start, _some
 from npcalc.train.targets import PropertyFit
 
 SHIFT = 3.0
@@ -45,7 +49,9 @@ def test_first_step_has_what_is_known(raw, first):
     card = potential.card
     assert card.model == before.card.model
     assert card.scale == before.card.scale
-    assert card.data["started_from"] == "small"
+    assert card.data["started_from"]["name"] == "small"
+    assert card.data["started_from"]["sha256"] == before.sha256
+    assert "moved by least squares" in card.data["reference_energies"]
     atoms = molecule("CH3CH2OH")
     calculators = NPCalculator(potential), NPCalculator(before)
     new, old = ([c.get_forces(atoms), c.get_dipole_moment(atoms)] for c in calculators)
@@ -73,10 +79,17 @@ def test_less_is_to_be_learned(raw, first):
 def test_run_goes_on_and_not_from_another_potential(raw, tmp_path, first):
     path = train(parse_config(raw), progress=False)
     assert Trainer(parse_config(raw)).state["epoch"] == 2
-    # Another one of the same network has other errors, hence other reference energies.
-    raw["start_from"] = str(path)
-    with pytest.raises(ValueError, match="reference energies"):
-        Trainer(parse_config(raw))
+    # By another path it is the same; what is stored with the run will do for a configuration.
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(first.read_bytes())
+    stored = json.loads((path.parent / "config.json").read_text()) | {"start_from": str(copy)}
+    assert Trainer(parse_config(stored)).state["epoch"] == 2
+    other = tmp_path / "other.pt"
+    other.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match="was made with another potential of start_from"):
+        Trainer(parse_config(raw | {"start_from": str(other)}))
+    with pytest.raises(ValueError, match="is what training starts from"):
+        Trainer(parse_config(raw | {"start_from": path}))
 
 
 def test_without_dipoles_there_is_none(raw, tmp_path):
@@ -88,6 +101,65 @@ def test_without_dipoles_there_is_none(raw, tmp_path):
     potential = load_potential(train(parse_config(raw), progress=False))
     assert "dipole" not in potential.card.properties
     assert "forces" in potential.card.properties
+    assert "dipole_mae" not in {k for k, v in potential.card.errors["validation"].items() if v}
+    with pytest.raises(ValueError, match=r"set loss\.dipole: 0$"):
+        Trainer(parse_config(raw | {"loss": {}}))
+
+
+def with_atoms(data, energies):
+    """Structures and isolated atoms before them."""
+    atoms = [Atoms(symbol) for symbol in energies]
+    frames = [data.atoms(k) for k in range(len(data))]
+    forces = np.split(data.labels["forces"].values, data.offsets[1:-1])
+    for one, energy in zip(atoms, energies.values(), strict=True):
+        one.calc = SinglePointCalculator(one, energy=energy, forces=np.zeros((1, 3)))
+    for k, (frame, force) in enumerate(zip(frames, forces, strict=True)):
+        frame.calc = SinglePointCalculator(
+            frame, energy=data.labels["energy"].values[k], forces=force
+        )
+    return from_atoms([*atoms, *frames])
+
+
+def test_isolated_atoms_do_not_move_what_was_fitted(raw, tmp_path, first):
+    data = DataSet.load(raw["data"]["train"])
+    raw["loss"] = {"dipole": 0.0}
+    own = dict(zip("HCO", Start.of(str(first)).card.reference_energies, strict=True))
+    raw["data"]["train"] = str(tmp_path / "atoms.h5")
+    with_atoms(data, {"H": -13.6, "C": -1029.0}).save(raw["data"]["train"])
+    with pytest.raises(ValueError, match=r"structure 0 is an isolated H of -13\.600 eV"):
+        Trainer(parse_config(raw))
+    near = {symbol: energy + SHIFT / 9.0 for symbol, energy in own.items()}
+    with_atoms(data, near).save(raw["data"]["train"], overwrite=True)
+    trainer = Trainer(parse_config(raw))
+    counts = np.array([6, 2, 1]) @ (np.array(trainer.reference) - list(own.values()))
+    assert counts == pytest.approx(SHIFT, abs=0.2)
+    raw["data"]["reference_energies"] = near
+    with pytest.raises(ValueError, match="beside start_from"):
+        Trainer(parse_config(raw))
+
+
+def test_elements_that_are_not_there_are_said(raw, first):
+    start = Start.of(str(first))
+    frames = [molecule("CH4"), molecule("C2H6")]
+    for atoms in frames:
+        atoms.info["energy"] = -1.0
+    with pytest.warns(
+        UserWarning, match="no training structure has O: reference energies of these"
+    ):
+        found = start.reference_energies(from_atoms(frames))
+    assert found[2] == start.card.reference_energies[2]
+
+
+def test_enough_structures_have_all_elements():
+    frames = [molecule("CH4")] * 2000 + [molecule("H2O")] + [molecule("CO")]
+    data = from_atoms(frames)
+    wanted = np.ones(len(data), dtype=bool)
+    wanted[-1] = False
+    chosen = _some(data, wanted)
+    assert len(chosen) <= ENOUGH + 3
+    assert 2000 in chosen
+    assert 2001 not in chosen
+    np.testing.assert_array_equal(_some(data.subset(np.arange(5)), wanted[:5]), np.arange(5))
 
 
 def test_rate_is_lower(raw):
@@ -120,7 +192,7 @@ def test_what_is_wrong_is_said(raw, tmp_path):
     raw["loss"] = {"dipole": 0.0}
     with (
         pytest.warns(UserWarning, match="are training structures too"),  # twelve times one
-        pytest.raises(ValueError, match=r"n\.h5: .*does not know N"),
+        pytest.raises(ValueError, match=r"n\.h5: structure \d+ has N, the model knows H, C, O"),
     ):
         Trainer(parse_config(raw))
 
