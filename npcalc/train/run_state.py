@@ -192,10 +192,11 @@ class RunState:
         for name in self._hashed:
             key = _key(name)
             if state.get(key, self.state[key]) != self.state[key]:
-                what = "another potential" if name == "start_from" else "other structures"
+                other = f"other {name} structures"
+                if name == "start_from":
+                    other = "another potential of start_from"
                 raise ValueError(
-                    f"{self.checkpoint} was made with {what} of {name}: give the same, or another output "
-                    f"folder"
+                    f"{self.checkpoint} was made with {other}: give the same, or another output folder"
                 )
         # Older checkpoints do not have them; processors differ in the last digits of a fit.
         now = self.state["reference"]
