@@ -10,8 +10,8 @@ import torch
 from ase import Atoms
 
 from .errors import naming
-from .potential import Potential, load_potential
-from .results import DEVIATIONS, evaluate, total_charge
+from .potential import Card, Potential, load_potential
+from .results import DEVIATIONS, evaluate, listed, total_charge
 
 NOT_AVERAGED = ("energies", "charges")
 """Results that potentials trained alike need not agree on: how they share energy and charge among atoms."""
@@ -47,6 +47,7 @@ def evaluate_committee(
             and the place in the list.
         TypeError: It is one structure and not a list.
     """
+    structures = listed(structures)
     if isinstance(potentials, (str, os.PathLike, Potential)):
         potentials = [potentials]
     members = [p if isinstance(p, Potential) else load_potential(p) for p in potentials]
@@ -64,21 +65,26 @@ def evaluate_committee(
     if not common - set(NOT_AVERAGED):
         have = "; ".join(f"{m.card.name!r}: {', '.join(m.card.properties)}" for m in members)
         raise ValueError(f"the potentials of the committee have no result in common ({have})")
-    if not isinstance(structures, Atoms):  # which each evaluation says what is wrong with
-        structures = list(structures)
+    if "dipole" in common:
+        _check_charges([member.card for member in members], structures)
     opinions = []
     for k, member in enumerate(members):
         with naming(f"potential {k}, {member.card.name!r}"):
             opinions.append(evaluate(member, structures, compile))
-    if "dipole" in common:
-        for k, atoms in enumerate(structures):
-            charges = {total_charge(atoms, member.card) for member in members}
-            if len(charges) > 1:
-                raise ValueError(
-                    f"structure {k} has different charges by the formal charges of the potentials "
-                    f"({', '.join(f'{q:g}' for q in sorted(charges))} e): their dipoles have no mean"
-                )
     return [_together(of_one) for of_one in zip(*opinions, strict=True)]
+
+
+def _check_charges(cards: Sequence[Card], structures: Sequence[Atoms]) -> None:
+    """Refuses structures whose dipoles by several potentials are those of different charges."""
+    if all(card.model.formal_charges == cards[0].model.formal_charges for card in cards):
+        return
+    for k, atoms in enumerate(structures):
+        charges = {total_charge(atoms, card) for card in cards}
+        if len(charges) > 1:
+            raise ValueError(
+                f"structure {k} has different charges by the formal charges of the potentials "
+                f"({', '.join(f'{q:g}' for q in sorted(charges))} e): their dipoles have no mean"
+            )
 
 
 def _are_the_same(one: Potential, other: Potential) -> bool:

@@ -108,9 +108,7 @@ def evaluate(
         TypeError: It is one structure and not a list.
         ValueError: A structure cannot be evaluated; the message has its place in the list.
     """
-    if isinstance(structures, Atoms):
-        raise TypeError("structures: expected a list of Atoms, got one: give [atoms]")
-    structures = list(structures)
+    structures = listed(structures)
     if not isinstance(potential, Potential):
         potential = load_potential(potential)
     if edges_per_batch < 1:
@@ -148,6 +146,17 @@ def evaluate(
             stacklevel=2,
         )
     return found
+
+
+def listed(structures: Iterable[Atoms]) -> list[Atoms]:
+    """The structures as a list.
+
+    Raises:
+        TypeError: It is one structure, whose atoms would be taken for structures.
+    """
+    if isinstance(structures, Atoms):
+        raise TypeError("structures: expected a list of Atoms, got one: give [atoms]")
+    return list(structures)
 
 
 def _kind(atoms: Atoms) -> tuple[bytes, bytes]:

@@ -180,8 +180,12 @@ class DataSet:
             self.numbers[rows], self.positions[rows], cell=self.cell[index], pbc=self.pbc[index]
         )
 
-    def require(self, name: str) -> Label:
+    def require(self, name: str, advice: str = "") -> Label:
         """The label of this name.
+
+        Args:
+            name: The label.
+            advice: What is added to the message where there is none.
 
         Raises:
             ValueError: No structure has it.
@@ -197,7 +201,7 @@ class DataSet:
                 )
             raise ValueError(
                 f"label {name!r} is asked for, but no structure has it; the data set has: "
-                f"{', '.join(have) or 'no labels'}{hint}"
+                f"{', '.join(have) or 'no labels'}{hint}{advice}"
             )
         return label
 

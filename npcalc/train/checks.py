@@ -43,6 +43,8 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
             "potential must not report them: set model.dipole: false and no charge increments, "
             "or give dipole labels and a weight"
         )
+    more = "" if config.start_from is not None else " and model.dipole: false"
+    hints = {"dipole": f"; to train without dipoles set loss.dipole: 0{more}"}
     for name in wanted:
         keys = config.data.keys
         if keys and name not in keys:
@@ -51,15 +53,7 @@ def check_labels(config: TrainConfig, splits: dict[str, DataSet]) -> None:
                 f"has a weight: add it, or set its weight to 0"
             )
         with naming(config.data.train):
-            try:
-                splits["train"].require(name)
-            except ValueError as error:
-                if name != "dipole":
-                    raise
-                more = "" if config.start_from is not None else " and model.dipole: false"
-                raise ValueError(
-                    f"{error}; to train without dipoles set loss.dipole: 0{more}"
-                ) from error
+            splits["train"].require(name, hints.get(name, ""))
     validation = splits["validation"].labels
     if not any(n in validation and validation[n].present.any() for n in wanted):
         raise ValueError(

@@ -66,11 +66,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
     config, text = trainer.config, trainer.config.card
     train = trainer.splits["train"]
     fit = trainer.properties
-    start, started = trainer.start, {}
-    if start is not None:
-        card = start.card
-        of = {"name": card.name, "sha256": start.sha256, "data": card.data.get("origin", "")}
-        started["started_from"] = of | {"license": card.license, "citation": card.citation}
+    started = {} if trainer.start is None else {"started_from": trainer.start.origin}
     return Card(
         name=config.name,
         model=trainer.model_config,

@@ -1,8 +1,8 @@
 """Training that starts from a trained potential: fine-tuning, or another level of theory."""
 
 import warnings
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ..potential.archive import read_archive
 from ..potential.registry import find_potential
 from ..results import evaluate
 from .batches import species_index
+from .config import TrainConfig
 from .targets import PropertyFit
 
 FAR = 1.0
@@ -31,7 +32,8 @@ RATE = 0.1
 """Learning rate of such a run by default, in units of the host's: larger ones forget what was learned."""
 
 
-class Start(NamedTuple):
+@dataclass(frozen=True)
+class Start:
     """The potential that a run starts from.
 
     Attributes:
@@ -43,14 +45,19 @@ class Start(NamedTuple):
     weights: dict[str, Tensor]
 
     @classmethod
-    def of(cls, name: str) -> "Start":
-        """Reads a potential by its name or path.
+    def of(cls, config: TrainConfig) -> "Start":
+        """Reads the potential of a configuration.
 
         Raises:
             FileNotFoundError: There is no such potential.
+            ValueError: It is where the run would write its own.
             ArchiveError: The file is none.
         """
-        return cls(*read_archive(find_potential(name)))
+        path = find_potential(config.start_from or "")
+        target = config.output / f"{config.name}.pt"
+        if target.resolve() == path.resolve():
+            raise ValueError(f"{target} is what training starts from: give another output or name")
+        return cls(*read_archive(path))
 
     def put_into(self, model: PolarizedModel) -> None:
         """Gives a network the weights."""
@@ -58,10 +65,17 @@ class Start(NamedTuple):
             for name, parameter in model.named_parameters():
                 parameter.copy_(self.weights[name])
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of the potential."""
         return Potential(self.card, self.weights, "cpu").sha256
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What the card of what comes of it says of it."""
+        card, data = self.card, str(self.card.data.get("origin", ""))
+        found = {"name": card.name, "sha256": self.sha256, "data": data}
+        return found | {"license": card.license, "citation": card.citation}
 
     def reference_energies(self, data: DataSet) -> list[float]:
         """Reference energies above which the weights fit new structures best.

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..conventions import FIELDS
-from ..data import LABELS, fit_reference_energies
+from ..data import LABELS
 from ..errors import naming
 from ..files import new_file
 from ..model import ModelConfig, PolarizedModel
@@ -27,6 +27,7 @@ from .checks import check_labels, check_movement
 from .config import ConfigError, TrainConfig, reason_of
 from .denormals import flush_denormals
 from .distributed import Processes
+from .energies import reference_energies
 from .log import TrainingLog, progress_text
 from .loss import Errors, LossModule
 from .run_state import RunState, TrainingDiverged
@@ -84,10 +85,7 @@ class Trainer:
             )
         self.splits = load_splits(config)
         check_labels(config, self.splits)
-        self.start = None if config.start_from is None else Start.of(config.start_from)
-        target = Path(config.output) / f"{config.name}.pt"
-        if config.start_from is not None and target.resolve() == Path(config.start_from).resolve():
-            raise ValueError(f"{target} is what training starts from: give another output or name")
+        self.start = None if config.start_from is None else Start.of(config)
         self.elements = self._elements()
         self.reference = self._reference_energies()
         self.model_config = self._complete_model_config()
@@ -136,34 +134,7 @@ class Trainer:
         return self.splits["train"].elements
 
     def _reference_energies(self) -> list[float]:
-        given = self.config.data.reference_energies
-        if given != "fit" and self.start is not None and "energy" in self.start.card.properties:
-            raise ValueError(
-                "data.reference_energies beside start_from: the weights know those of the potential; leave "
-                "them out"
-            )
-        if given == "fit":
-            train = self.splits["train"]
-            if self.config.loss.energy == 0.0:
-                known = () if self.start is None else self.start.card.reference_energies
-                return list(known) or [0.0] * len(self.elements)
-            if self.start is not None:
-                with naming(self.config.data.train):
-                    return self.start.reference_energies(train)
-            with naming(self.config.data.train):
-                fitted = fit_reference_energies(train, self.config.model.cutoff)
-            unknown = [chemical_symbols[z] for z in self.elements if z not in fitted]
-            if unknown:
-                raise ValueError(
-                    f"model.elements has {', '.join(unknown)}, which no training structure has: there is "
-                    f"nothing to fit a reference energy to. Add structures of it to those of data.train "
-                    f"(of a random split, with another data.split_seed), or leave it out"
-                )
-            return [fitted[z] for z in self.elements]
-        missing = [chemical_symbols[z] for z in self.elements if chemical_symbols[z] not in given]
-        if missing:
-            raise ValueError(f"data.reference_energies has no value for {', '.join(missing)}")
-        return [given[chemical_symbols[z]] for z in self.elements]
+        return reference_energies(self.config, self.splits["train"], self.elements, self.start)
 
     def _complete_model_config(self) -> ModelConfig:
         symbols = tuple(chemical_symbols[z] for z in self.elements)

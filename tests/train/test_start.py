@@ -123,7 +123,7 @@ def with_atoms(data, energies):
 def test_isolated_atoms_do_not_move_what_was_fitted(raw, tmp_path, first):
     data = DataSet.load(raw["data"]["train"])
     raw["loss"] = {"dipole": 0.0}
-    own = dict(zip("HCO", Start.of(str(first)).card.reference_energies, strict=True))
+    own = dict(zip("HCO", Start.of(parse_config(raw)).card.reference_energies, strict=True))
     raw["data"]["train"] = str(tmp_path / "atoms.h5")
     with_atoms(data, {"H": -13.6, "C": -1029.0}).save(raw["data"]["train"])
     with pytest.raises(ValueError, match=r"structure 0 is an isolated H of -13\.600 eV"):
@@ -139,7 +139,7 @@ def test_isolated_atoms_do_not_move_what_was_fitted(raw, tmp_path, first):
 
 
 def test_elements_that_are_not_there_are_said(raw, first):
-    start = Start.of(str(first))
+    start = Start.of(parse_config(raw))
     frames = [molecule("CH4"), molecule("C2H6")]
     for atoms in frames:
         atoms.info["energy"] = -1.0
