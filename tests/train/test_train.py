@@ -133,12 +133,20 @@ def test_a_checkpoint_of_an_older_version_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:compilation failed")  # the mark that is first wins
 @pytest.mark.filterwarnings("ignore")  # torch's own
-@pytest.mark.filterwarnings("error:compilation failed")
-def test_compiled_step_equals_eager(tmp_path):
-    compiled = Trainer(parse_config(raw_config(tmp_path / "c", compile="auto")))
-    eager = Trainer(parse_config(raw_config(tmp_path / "e")))
-    assert bool(compiled.potential.model.fused) == (find_compiler() is not None)
+@pytest.mark.parametrize(
+    ("coupling", "dipole"), [("paired_geometry", True), ("paired_nodes", False)]
+)
+def test_compiled_step_equals_eager(tmp_path, coupling, dipole):
+    compiled, eager = (raw_config(tmp_path / str(c), compile=c) for c in ("auto", False))
+    for raw in (compiled, eager):
+        raw["model"] |= {"coupling": coupling, "dipole": dipole}
+        raw["model"]["host"]["n_layers"] = 3
+        raw["loss"]["dipole"] = float(dipole)
+    compiled, eager = (Trainer(parse_config(raw)) for raw in (compiled, eager))
+    serves = coupling == "paired_geometry" and find_compiler() is not None
+    assert bool(compiled.potential.model.fused) == serves
     assert not eager.potential.model.fused
     batch = compiled.batches["train"].make(np.arange(10))
     losses, gradients = [], []
