@@ -82,7 +82,7 @@ def evaluate(
     potential: str | os.PathLike[str] | Potential,
     structures: Iterable[Atoms],
     compile: bool = False,
-    edges_per_batch: int = 1000,
+    edges_per_batch: int = 1500,
 ) -> list[dict[str, Any]]:
     """Results of many structures, evaluated together in batches of about the same size.
 
@@ -98,7 +98,8 @@ def evaluate(
             that it was not trained on are warned of, once each, and structures whose atoms have
             nearest neighbors at distances that were not trained, once for all.
         compile: Whether to run compiled code, see `Potential.evaluate_compiled`.
-        edges_per_batch: Edges of a batch; one structure may have more.
+        edges_per_batch: Edges of a batch; one structure may have more. The default is as many as
+            code that is not compiled does in one go, see `npcalc.ops.pairs`.
 
     Returns:
         For each structure, in the order given, what `NPCalculator` has in its results (without

@@ -1,5 +1,6 @@
 """Every example runs, in a short mode, and prints what it promises."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,17 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "md_examples"
 
+SPRINGS = Path(__file__).with_name("pairs_of_springs.py")
+OWN = [
+    "--reference", SPRINGS, "--sampler", SPRINGS, "--structures", "60", "--epochs", "15", "--steps", "2000",
+]  # fmt: skip
 CASES = {
     "01_single_point_and_relaxation.py": ([], "relaxed dipole"),
     "02_nve_energy_drift.py": (["200"], "energy drift"),
     "03_langevin.py": (["200", "t.h5"], "mean temperature"),
     "04_dipole_trajectory.py": (["100", "t.h5"], "mean dipole"),
     "05_infrared_spectrum.py": (["1000", "."], "O-H stretch"),
+    "06_own_molecule.py": (["H2O", "own", *OWN], "plot"),
 }
 
 
@@ -33,6 +39,11 @@ def run(name, arguments, folder):
 @pytest.mark.parametrize("name", CASES)
 def test_example(name, tmp_path):
     arguments, expected = CASES[name]
-    assert expected in run(name, arguments, tmp_path)
+    printed = run(name, arguments, tmp_path)
+    assert expected in printed
+    if name.startswith("06"):
+        (wrong, size), dipoles = re.findall(r"([\d.]+) of (\d+)", printed)[-2:]
+        assert float(wrong) < 0.1 * float(size)
+        assert float(dipoles[0]) < 0.1 * float(dipoles[1])
     if name.startswith("05"):  # takes the trajectory that is there, and makes the plot anew
         assert expected in run(name, arguments, tmp_path)
