@@ -10,7 +10,9 @@ some 0.01 A about fixed places. Peers search neighbors at each step, as their ca
 steps of dynamics (its list reaches 0.5 A farther than the cutoff); npcalc gives the dipole too, the peers do not. All networks have a cutoff of 5 A;
 npcalc is its `painn`, 64 channels, 3 layers, paired products, moving points, 8 radial functions: ``ethanol-fast`` (``fast``,
 eight points, trained) and the same with one point and random weights (``one``). TorchANI is one network of the form of ANI-2x, random
-weights, no vectors. A start is from the imported package to the first forces, with machine code in the cache; evaluation
+weights, no vectors. A start is from the imported package to the first forces, with machine code in the cache; ``import``
+is a process that imports the package, ``machine-code`` one that compiles ``ethanol-fast`` for an empty cache. ``train`` is a step of ten
+structures of ethanol, ``train-aspirin`` of aspirin, ``plain`` without points (and dipoles), as SchNetPack's ``train-plain``. Evaluation
 is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other; ``around`` is a
 step whose model returns at once: what calculator, ASE and displacements take, and ``ase empty`` the same of a calculator
 without a model, made as ASE's manual says. ``operator`` is one layer's messages of ``ethanol-fast`` on 192 atoms of water,
@@ -71,11 +73,13 @@ def cases() -> list[str]:
         found += [f"fast {way} {what} {n}" for way in HOW for n in (1, 2)]
     found += ["fast compiled around 1", "ase empty around 1"]
     found += ["fast compiled start 1", "fast script start 1"]
+    found += ["fast script import 1", "fast compiled machine-code 1"]
     found += [f"accurate {way} ethanol 1" for way in HOW]
     found.append("accurate compiled water-192 1")
     found += [f"operator compiled {what} 1" for what in OPERATORS]
     found += [f"{points} compiled train 1" for points in ("fast", "one", "plain")]
-    found += ["schnetpack peer train 1", "schnetpack peer train-plain 1"]
+    found += [f"{points} compiled train-aspirin 1" for points in ("fast", "plain")]
+    found += [f"schnetpack peer {what} 1" for what in ("train", "train-plain", "train-aspirin")]
     return [*found, "fast compiled water-100k 1", "fast script water-100k 1", "core core core 1"]
 
 
@@ -188,6 +192,11 @@ def table(result: Path) -> None:
         "accurate ethanol": "step of the potential `ethanol` (nequip, 48 channels), compiled / not",
         "accurate water-192": "the same for 192 atoms of water, compiled",
     }
+    names |= {
+        "fast import": "importing the package, PyTorch with it",
+        "fast start": "from the imported package to the first forces, compiled with machine code in the cache / not",
+        "fast machine-code": "making machine code of `ethanol-fast` for an empty cache, import included",
+    }
     for what, name in OPERATORS.items():
         names[f"operator {what}"] = (
             f"operator of `painn` alone, one layer, 192 atoms of water: {name}"
@@ -205,6 +214,8 @@ def table(result: Path) -> None:
         ("training step of SchNetPack over that of `ethanol-fast`, both with dipoles", "schnetpack peer train 1", "fast compiled train 1"),
         ("the same, 1 point", "schnetpack peer train 1", "one compiled train 1"),
         ("the same, no points and neither with dipoles", "schnetpack peer train-plain 1", "plain compiled train 1"),
+        ("training step of SchNetPack over that of ours on aspirin, no points and no dipoles", "schnetpack peer train-aspirin 1", "plain compiled train-aspirin 1"),
+        ("training step of SchNetPack without points over that of eight points on aspirin, no dipoles", "schnetpack peer train-aspirin 1", "fast compiled train-aspirin 1"),
     ]  # fmt: skip
     for n, threads in ((1, "one thread"), (2, "two threads")):
         for way, how in HOW.items():

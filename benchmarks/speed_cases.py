@@ -7,13 +7,18 @@ CASE is who, way of running, what and threads, for example ``"fast compiled etha
 """
 
 import hashlib
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import ase.io
 import numpy as np
 from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
 from speed_common import ase_step, measure, report, structure
 
 HERE = Path(__file__).resolve().parent
@@ -58,8 +63,11 @@ def run_case(case: str, folder: Path) -> None:
     if points == "operator":
         operator_case(what)
         return
-    if what == "train":
-        train_case(points)
+    if what.startswith("train"):
+        train_case(points, what.removeprefix("train").removeprefix("-") or "ethanol")
+        return
+    if what in ("import", "machine-code"):
+        first_use_case(what)
         return
     if what in ("evaluate", "singly"):
         from npcalc.data import DataSet
@@ -191,15 +199,46 @@ def operator_case(what: str) -> None:
     report(times, ns_per_edge=round(1e6 * statistics.median(times) / len(edges)))
 
 
-def train_case(points: str) -> None:
+def first_use_case(what: str) -> None:
+    """What is waited for once: importing the package, or making machine code of ``ethanol-fast`` from nothing."""
+    step = {
+        "import": "",
+        "machine-code": "; npcalc.load_potential('ethanol-fast').compile()",
+    }[what]
+    times = []
+    for _ in range(3 if what == "import" else 1):
+        with tempfile.TemporaryDirectory() as cache:
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", f"import npcalc{step}"],
+                env={**os.environ, "NPCALC_CACHE": cache}, check=True,
+            )  # fmt: skip
+            times.append(1000 * (time.perf_counter() - start))
+    report(times)
+
+
+def aspirin_data(path: Path) -> Path:
+    """Aspirin shaken, with labels at random: how long a step takes does not depend on them."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for seed in range(100):
+        atoms = structure("aspirin")
+        atoms.rattle(0.05, seed=seed)
+        labels = {"energy": rng.normal(), "forces": rng.normal(size=(len(atoms), 3))}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    ase.io.write(path, frames, format="extxyz")
+    return path
+
+
+def train_case(points: str, of: str) -> None:
     """A compiled training step on ten structures.
 
     Args:
         points: Of the network of ``ethanol-fast``: ``fast``, ``one`` with one point, or ``plain`` with none, and
             no dipoles.
+        of: ``ethanol``, or ``aspirin``, without dipoles.
     """
-    import tempfile
-
     import torch
 
     from npcalc.train import Trainer, load_config
@@ -210,14 +249,23 @@ def train_case(points: str) -> None:
     with tempfile.TemporaryDirectory() as output:
         none = {"polarization": "none", "dipole": False}
         changes = {"fast": {}, "one": {"n_points": 1}, "plain": none}[points]
+        if of == "aspirin":
+            changes = {**changes, "dipole": False}
+            data = {
+                "train": aspirin_data(Path(output) / "aspirin.xyz"),
+                "test": None,
+                "n_validation": 10,
+            }
+            config = config.model_copy(update={"data": config.data.model_copy(update=data)})
         model = config.model.model_copy(update=changes)
         loss = config.loss if model.dipole else config.loss.model_copy(update={"dipole": 0.0})
         more = {"training": training, "output": Path(output), "model": model, "loss": loss}
         trainer = Trainer(config.model_copy(update=more))
         rng = np.random.default_rng(0)
+        n = len(trainer.splits["train"])
 
         def step() -> None:
-            batch = trainer.batches["train"].make(rng.choice(950, 10, replace=False))
+            batch = trainer.batches["train"].make(rng.choice(n, 10, replace=False))
             trainer.optimizer.zero_grad(set_to_none=True)
             trainer.loss(*batch)[0].backward()
             torch.nn.utils.clip_grad_norm_(trainer.weights, 10.0)

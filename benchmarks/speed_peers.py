@@ -1,6 +1,6 @@
 """The cases of `speed.py` that run in the environments of the peers, with random weights.
 
-python benchmarks/speed_peers.py schnetpack|mace|nequip|torchani STRUCTURE|train|train-plain THREADS
+python benchmarks/speed_peers.py schnetpack|mace|nequip|torchani STRUCTURE|train|train-plain|train-aspirin THREADS
 """
 
 import os
@@ -16,7 +16,6 @@ os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 import numpy as np
 import torch
 from ase import Atoms
-from ase.build import molecule
 from speed_common import ase_step, measure, report, structure
 
 ELEMENTS = (1, 6, 8)
@@ -131,8 +130,8 @@ def torchani_step(atoms: Atoms):
     return ase_step(atoms), "torchani"
 
 
-def schnetpack_training(dipole: bool):
-    """A step on ten ethanol structures: energy, forces and, if wanted, dipole."""
+def schnetpack_training(of: str, dipole: bool):
+    """A step on ten structures of a molecule: energy, forces and, if wanted, dipole."""
     spk = import_schnetpack()
     import schnetpack.properties as names
     from schnetpack.transform import CastTo32, MatScipyNeighborList
@@ -141,7 +140,7 @@ def schnetpack_training(dipole: bool):
     model = painn(dipole)
     systems = []
     for k in range(10):
-        atoms = Atoms(molecule("CH3CH2OH"))
+        atoms = structure(of)
         atoms.rattle(0.1, seed=k)
         inputs = {
             names.Z: torch.tensor(atoms.numbers), names.R: torch.tensor(atoms.positions),
@@ -151,7 +150,7 @@ def schnetpack_training(dipole: bool):
         }  # fmt: skip
         systems.append(CastTo32()(MatScipyNeighborList(cutoff=CUTOFF)(inputs)))
     batch = spk.data.loader._atoms_collate_fn(systems)
-    targets = {"energy": torch.randn(10), "forces": torch.randn(90, 3)}
+    targets = {"energy": torch.randn(10), "forces": torch.randn(10 * len(atoms), 3)}
     if dipole:
         targets["dipole"] = torch.randn(10, 3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -178,9 +177,11 @@ STEPS = {
 if __name__ == "__main__":
     peer, what, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    training = {"train": True, "train-plain": False}  # with dipoles or without
+    training = {  # of what, and with dipoles or without
+        "train": ("ethanol", True), "train-plain": ("ethanol", False), "train-aspirin": ("aspirin", False),
+    }  # fmt: skip
     if what in training:
-        step, package = schnetpack_training(training[what])
+        step, package = schnetpack_training(*training[what])
     else:
         step, package = STEPS[peer](structure(what))
     report(measure(step), version=f"{package} {metadata.version(package)}")
