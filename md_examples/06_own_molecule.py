@@ -1,0 +1,145 @@
+"""Infrared spectrum of a molecule of one's own: label, train, see how wrong dynamics are, train on, spectrum.
+
+    pip install tblite
+    python md_examples/06_own_molecule.py CH3OH methanol
+    python md_examples/06_own_molecule.py structure.xyz folder --reference orca.py
+
+The reference is GFN2-xTB, or what a file such as `orca.py` names `calculator`: any calculator of ASE with
+energies, forces and dipoles. Dynamics at 500 K by xTB visit the structures; where the reference is slow it
+labels a few hundred of them one after the other, and what is labelled stays when the script is stopped and
+started again. Of the structures that the trained potential visits itself as many as a sixth are labelled
+too: they tell how wrong it is where it is used, and training goes on with them.
+"""
+
+import argparse
+import runpy
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from npcalc import NPCalculator, evaluate
+from npcalc.md import MDSettings, Trajectory, read_structure, relax, run_md
+from npcalc.spectra import calculate_harmonic_spectrum, plot_spectrum, trajectory_spectrum
+from npcalc.train import parse_config, train
+
+parser = argparse.ArgumentParser()
+parser.add_argument("molecule", help="file of a structure, or a name such as CH3OH")
+parser.add_argument("folder", type=Path)
+parser.add_argument("--reference", default="gfn2", help="what labels: gfn2, or a Python file")
+parser.add_argument(
+    "--sampler", default="gfn2", help="what moves the atoms before there is a potential"
+)
+parser.add_argument("--structures", type=int, default=600)
+parser.add_argument("--epochs", type=int, default=300)
+parser.add_argument("--steps", type=int, default=200000, help="of the dynamics for the spectrum")
+options = parser.parse_args()
+folder: Path = options.folder
+folder.mkdir(parents=True, exist_ok=True)
+
+
+def calculator_of(name: str) -> Calculator:
+    """GFN2-xTB, or what a file names ``calculator``."""
+    if name != "gfn2":
+        return runpy.run_path(name)["calculator"]
+    from tblite.ase import TBLite
+
+    return TBLite(method="GFN2-xTB", verbosity=0)
+
+
+def visit(calculator: Calculator, kelvin: float, n: int, seed: int, name: str) -> list[Atoms]:
+    """Structures of Langevin dynamics, one each 20 fs, without the first 0.5 ps."""
+    path = folder / f"{name}.h5"
+    settings = MDSettings(
+        temperature_K=kelvin, friction_per_ps=5, strides={"positions": 40}, seed=seed
+    )
+    run_md(molecule, calculator, 1000 + 40 * n, path, settings, resume=path.exists())
+    with Trajectory(path) as trajectory:
+        return trajectory.frames()[-n:]
+
+
+def label(structures: list[Atoms], path: Path) -> list[Atoms]:
+    """Adds to the file what it lacks, structure by structure."""
+    done = len(ase.io.read(path, ":")) if path.exists() else 0
+    for atoms in structures[done:]:
+        atoms.calc = reference
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        results["dipole"] = atoms.get_dipole_moment()
+        bare = Atoms(atoms.numbers, atoms.positions)
+        bare.calc = SinglePointCalculator(bare, **results)
+        ase.io.write(path, bare, append=True, format="extxyz")
+    return ase.io.read(path, ":")
+
+
+def trained(labelled: list[Atoms], name: str, start_from: Path | None) -> Path:
+    """A potential; a run that was interrupted goes on."""
+    data = folder / f"{name}.xyz"
+    ase.io.write(data, labelled, format="extxyz")
+    host = {"name": "painn", "channels": 64, "n_layers": 3, "n_basis": 8}
+    model = {"host": host, "coupling": "paired_products", "n_points": 8}
+    epochs = options.epochs if start_from is None else max(options.epochs // 3, 1)
+    run = {
+        "name": name,
+        "output": str(folder / name),
+        "data": {"train": str(data), "n_validation": max(len(labelled) // 20, 1)},
+        "loss": {"energy": 50.0, "forces": 1.0, "dipole": 2.0},
+        "training": {
+            "epochs": epochs,
+            "batch_size": 5,
+            "compile": "auto" if epochs >= 50 else False,
+        },
+        **({"model": model} if start_from is None else {"start_from": str(start_from)}),
+    }
+    finished = folder / name / f"{name}.pt"
+    return finished if finished.exists() else Path(train(parse_config(run)))
+
+
+def errors(potential: Path, labelled: list[Atoms]) -> str:
+    """Mean absolute errors of forces and dipoles beside how large these are."""
+    found = evaluate(potential, labelled)
+    parts = []
+    for key, factor, unit in (("forces", 1000.0, "meV/A"), ("dipole", 1000.0, "me A")):
+        right = np.array([atoms.calc.results[key] for atoms in labelled])
+        wrong = np.array([one[key] for one in found]) - right
+        parts.append(
+            f"{key} {factor * abs(wrong).mean():.1f} of {factor * abs(right).mean():.0f} {unit}"
+        )
+    return ", ".join(parts)
+
+
+reference = calculator_of(options.reference)
+molecule = read_structure(options.molecule)
+sampler = calculator_of(options.sampler)
+molecule.calc = sampler
+relax(molecule, fmax=0.01)
+
+sampled = visit(sampler, 500, options.structures, 0, "sampled")
+labelled = label(sampled, folder / "labels.xyz")
+first = trained(labelled, "first", None)
+
+n_new = max(options.structures // 6, 1)
+visited = visit(NPCalculator(first), 400, n_new, 1, "visited")
+new = label(visited, folder / "visited.xyz")
+print(f"on its own dynamics at 400 K the first potential is off by: {errors(first, new)}")
+final = trained(labelled + new, "final", first)
+
+checked = label(visit(NPCalculator(final), 400, n_new, 2, "checked"), folder / "checked.xyz")
+print(f"the final one, on other structures of its own, by: {errors(final, checked)}")
+
+molecule.calc = NPCalculator(final, dtype="float64")
+relax(molecule, fmax=1e-4)
+lines = calculate_harmonic_spectrum(molecule)
+calculator = NPCalculator(final, compile=options.steps >= 20000)
+settings = MDSettings(temperature_K=300, strides={"dipole": 2, "positions": 100})
+path = folder / "infrared.h5"
+run_md(molecule, calculator, options.steps, path, settings, resume=path.exists())
+resolution = 10.0 if options.steps >= 40000 else 400.0
+spectrum = trajectory_spectrum(path, options.steps * 0.5 / 8000, resolution=resolution)
+plot = folder / "infrared.png"
+plot.unlink(missing_ok=True)  # of an earlier run
+plot_spectrum(plot, spectrum, lines, title=f"{molecule.get_chemical_formula()}, 300 K")
+print(f"harmonic lines   {', '.join(f'{nu:.0f}' for nu in lines.frequencies)} 1/cm")
+print(f"plot             {plot}")
