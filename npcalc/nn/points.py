@@ -262,16 +262,16 @@ class PairedNodes(Coupling):
         distances = [bare.distance]
         directions = [bare.direction]
         # Once for all pairs: of several gathers TorchInductor (2.13) fuses the gradients to wrong code.
-        d_i = d[center]
-        d_j = d[neighbor]
+        d_i = d[center].unbind(1)
+        d_j = d[neighbor].unbind(1)
         for a, b in self.pairs:
             if a == 0 and b == 0:
                 continue
             vector = edges
             if b > 0:
-                vector = vector + d_j[:, b - 1]
+                vector = vector + d_j[b - 1]
             if a > 0:
-                vector = vector - d_i[:, a - 1]
+                vector = vector - d_i[a - 1]
             length = torch.sqrt((vector * vector).sum(-1) + self.softening2)[:, None]
             centers.append(center + a * n_atoms)
             neighbors.append(neighbor + b * n_atoms)
