@@ -20,6 +20,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.vibrations import Vibrations
 
 from npcalc import NPCalculator, evaluate
 from npcalc.md import MDSettings, Trajectory, read_structure, relax, run_md
@@ -36,6 +37,7 @@ parser.add_argument(
 parser.add_argument("--structures", type=int, default=600)
 parser.add_argument("--epochs", type=int, default=300)
 parser.add_argument("--steps", type=int, default=200000, help="of the dynamics for the spectrum")
+parser.add_argument("--compare", action="store_true", help="harmonic lines of the reference, too")
 options = parser.parse_args()
 folder: Path = options.folder
 folder.mkdir(parents=True, exist_ok=True)
@@ -142,4 +144,11 @@ plot = folder / "infrared.png"
 plot.unlink(missing_ok=True)  # of an earlier run
 plot_spectrum(plot, spectrum, lines, title=f"{molecule.get_chemical_formula()}, 300 K")
 print(f"harmonic lines   {', '.join(f'{nu:.0f}' for nu in lines.frequencies)} 1/cm")
+if options.compare:
+    molecule.calc = reference
+    relax(molecule, fmax=1e-3)
+    by_differences = Vibrations(molecule, name=folder / "differences")
+    by_differences.run()
+    known = by_differences.get_frequencies().real[-len(lines.frequencies) :]
+    print(f"of the reference {', '.join(f'{nu:.0f}' for nu in known)} 1/cm")
 print(f"plot             {plot}")

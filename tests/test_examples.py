@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "md_examples"
 
 SPRINGS = Path(__file__).with_name("pairs_of_springs.py")
 OWN = [
-    "--reference", SPRINGS, "--sampler", SPRINGS, "--structures", "60", "--epochs", "15", "--steps", "2000",
+    "--reference", SPRINGS, "--sampler", SPRINGS, "--compare", "--structures", "60", "--epochs", "15",
+    "--steps", "2000",
 ]  # fmt: skip
 CASES = {
     "01_single_point_and_relaxation.py": ([], "relaxed dipole"),
@@ -45,5 +47,7 @@ def test_example(name, tmp_path):
         (wrong, size), dipoles = re.findall(r"([\d.]+) of (\d+)", printed)[-2:]
         assert float(wrong) < 0.1 * float(size)
         assert float(dipoles[0]) < 0.1 * float(dipoles[1])
+        found, known = (re.findall(r"[\d.]+", line) for line in re.findall(r"(.*) 1/cm", printed))
+        np.testing.assert_allclose(np.array(found, float), np.array(known, float), rtol=0.12)
     if name.startswith("05"):  # takes the trajectory that is there, and makes the plot anew
         assert expected in run(name, arguments, tmp_path)
