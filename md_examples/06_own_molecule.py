@@ -7,8 +7,8 @@
 The reference is GFN2-xTB, or what a file such as `orca.py` names `calculator`: any calculator of ASE with
 energies, forces and dipoles. Dynamics at 500 K by xTB visit the structures; where the reference is slow it
 labels a few hundred of them one after the other, and what is labelled stays when the script is stopped and
-started again. Of the structures that the trained potential visits itself as many as a sixth are labelled
-too: they tell how wrong it is where it is used, and training goes on with them.
+started again. A sixth as many, of those that the trained potential visits itself, are labelled too: they
+tell how wrong it is where it is used, and training goes on with them.
 """
 
 import argparse
@@ -139,7 +139,8 @@ settings = MDSettings(temperature_K=300, strides={"dipole": 2, "positions": 100}
 path = folder / "infrared.h5"
 run_md(molecule, calculator, options.steps, path, settings, resume=path.exists())
 resolution = 10.0 if options.steps >= 40000 else 400.0
-spectrum = trajectory_spectrum(path, options.steps * 0.5 / 8000, resolution=resolution)
+equilibration = options.steps * settings.timestep_fs / 8000  # ps, an eighth
+spectrum = trajectory_spectrum(path, equilibration, resolution=resolution)
 plot = folder / "infrared.png"
 plot.unlink(missing_ok=True)  # of an earlier run
 plot_spectrum(plot, spectrum, lines, title=f"{molecule.get_chemical_formula()}, 300 K")
