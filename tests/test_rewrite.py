@@ -60,6 +60,11 @@ def weighted_sum(x, y):
     return torch.add(x, y.sin(), alpha=2.0)
 
 
+def operand_of_other_strides(x, y):
+    total = x.t() + y.t().contiguous().sin()
+    return total.t().view(-1)
+
+
 def grows(x, y):
     return (x[:, :1] * y[:, :1]) * y
 
@@ -182,8 +187,8 @@ def rows_by_mask_and_columns(x, y):
 
 FUNCTIONS = [
     chain, view_is_read_later, own_view_as_other_operand, view_is_returned, second_operand_is_free,
-    weighted_sum, grows, argument_twice, through_two_names, slices_of_all, slices_with_gaps,
-    slices_that_overlap, slices_and_the_whole, one_row_of_three, slices_of_joined,
+    weighted_sum, operand_of_other_strides, grows, argument_twice, through_two_names, slices_of_all,
+    slices_with_gaps, slices_that_overlap, slices_and_the_whole, one_row_of_three, slices_of_joined,
     piece_of_other_strides, piece_of_other_strides_far_from_a_view, types_are_mixed,
     one_value_for_many_rows, joined_is_read_whole, squares, rows_by_number,
     product_of_matrices_in_a_sum, rows_by_mask_and_columns,

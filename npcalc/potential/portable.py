@@ -20,11 +20,6 @@ from .rewrite import overwritten_arguments, rewrite
 
 aten = torch.ops.aten
 
-IN_ORDER = {
-    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.index_select.default, aten.embedding.default,
-}  # fmt: skip
-"""Operators whose results lie in memory in order, whatever their arguments are."""
-
 
 def edges_for_pairs(n_points: int) -> int:
     """Edges from which on `npcalc.ops.pairs` is faster: it has more to call, and less to do for each edge.
@@ -124,9 +119,6 @@ def _call(node: Node, names: dict[Node, str], overwritten: Node | None) -> str:
     if target in (operator.mul, operator.add, operator.sub, operator.floordiv):
         sign = {"mul": "*", "add": "+", "sub": "-", "floordiv": "//"}[target.__name__]
         return f"({args[0]} {sign} {args[1]})"
-    if target is aten.view.default and getattr(node.args[0], "target", None) not in IN_ORDER:
-        # Results may lie in memory otherwise than when they were traced, since the graph was rewritten.
-        target = aten.reshape.default
     if target is aten.sym_size.int:
         return f"{args[0]}.size({args[1]})"
     if target in (aten.index.Tensor, aten.index_put.default):

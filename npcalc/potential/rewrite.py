@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from .pieces import forward_pieces, lies_in_order, replace, same_form, shape_of, value_of
+from .pieces import (
+    forward_pieces,
+    lies_in_order,
+    replace,
+    same_form,
+    same_layout,
+    shape_of,
+    value_of,
+)
 
 aten = torch.ops.aten
 
@@ -265,7 +273,8 @@ def _overwritable(
     for argument in node.args[: 2 if exchangeable else 1]:
         if not isinstance(argument, Node) or argument.target not in FRESH:
             continue
-        if not same_form(argument, node):
+        # Views further on need the layout that the result had when the graph was traced.
+        if not same_form(argument, node) or not same_layout(argument, node):
             continue
         # Nothing else in this memory may be read by this operator or by a later one.
         members = sharing[memory[argument]]
