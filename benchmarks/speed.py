@@ -11,7 +11,7 @@ steps of dynamics (its list reaches 0.5 A farther than the cutoff); npcalc gives
 npcalc is its `painn`, 64 channels, 3 layers, paired products, moving points, 8 radial functions: ``ethanol-fast`` (``fast``,
 eight points, trained) and the same with one point and random weights (``one``). TorchANI is one network of the form of ANI-2x, random
 weights, no vectors. A start is from the imported package to the first forces, with machine code in the cache; ``import``
-is a process that imports the package, ``machine-code`` one that compiles ``ethanol-fast`` for an empty cache. ``train`` is a step of ten
+is a process that imports the package, ``machine-code`` is compiling ``ethanol-fast`` for an empty cache. ``train`` is a step of ten
 structures of ethanol, ``train-aspirin`` of aspirin, ``plain`` without points (and dipoles), as SchNetPack's ``train-plain``. Evaluation
 is 1000 structures of ethanol at once, time of one; ``singly`` is the same with a calculator, one after the other; ``around`` is a
 step whose model returns at once: what calculator, ASE and displacements take, and ``ase empty`` the same of a calculator
@@ -195,7 +195,7 @@ def table(result: Path) -> None:
     names |= {
         "fast import": "importing the package, PyTorch with it",
         "fast start": "from the imported package to the first forces, compiled with machine code in the cache / not",
-        "fast machine-code": "making machine code of `ethanol-fast` for an empty cache, import included",
+        "fast machine-code": "making machine code of `ethanol-fast` for an empty cache",
     }
     for what, name in OPERATORS.items():
         names[f"operator {what}"] = (

@@ -22,6 +22,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from speed_common import ase_step, measure, report, structure
 
 HERE = Path(__file__).resolve().parent
+TRAINED = {"train": "ethanol", "train-aspirin": "aspirin"}
+"""What the structures of a training step are, by the case."""
 
 
 def random_potential(path: Path) -> None:
@@ -63,11 +65,17 @@ def run_case(case: str, folder: Path) -> None:
     if points == "operator":
         operator_case(what)
         return
-    if what.startswith("train"):
-        train_case(points, what.removeprefix("train").removeprefix("-") or "ethanol")
+    if what in TRAINED:
+        train_case(points, TRAINED[what])
         return
-    if what in ("import", "machine-code"):
-        first_use_case(what)
+    if what == "import":
+        import_case()
+        return
+    if what == "machine-code":
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["NPCALC_CACHE"] = cache
+            load_potential(name).compile()
+        report([1000 * (time.perf_counter() - began)])
         return
     if what in ("evaluate", "singly"):
         from npcalc.data import DataSet
@@ -199,22 +207,10 @@ def operator_case(what: str) -> None:
     report(times, ns_per_edge=round(1e6 * statistics.median(times) / len(edges)))
 
 
-def first_use_case(what: str) -> None:
-    """What is waited for once: importing the package, or making machine code of ``ethanol-fast`` from nothing."""
-    step = {
-        "import": "",
-        "machine-code": "; npcalc.load_potential('ethanol-fast').compile()",
-    }[what]
-    times = []
-    for _ in range(3 if what == "import" else 1):
-        with tempfile.TemporaryDirectory() as cache:
-            start = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", f"import npcalc{step}"],
-                env={**os.environ, "NPCALC_CACHE": cache}, check=True,
-            )  # fmt: skip
-            times.append(1000 * (time.perf_counter() - start))
-    report(times)
+def import_case() -> None:
+    """A process that imports the package; this one, whose memory is reported, has done so too."""
+    command = [sys.executable, "-W", "ignore", "-c", "import npcalc"]
+    report(measure(lambda: subprocess.run(command, check=True), warm=1))
 
 
 def aspirin_data(path: Path) -> Path:

@@ -73,6 +73,7 @@ def label(structures: list[Atoms], path: Path) -> list[Atoms]:
         bare = Atoms(atoms.numbers, atoms.positions)
         bare.calc = SinglePointCalculator(bare, **results)
         ase.io.write(path, bare, append=True, format="extxyz")
+    # Not what is in memory: training that goes on later has to see the same digits.
     return ase.io.read(path, ":")
 
 
@@ -81,8 +82,10 @@ def trained(labelled: list[Atoms], name: str, start_from: Path | None) -> Path:
     data = folder / f"{name}.xyz"
     ase.io.write(data, labelled, format="extxyz")
     host = {"name": "painn", "channels": 64, "n_layers": 3, "n_basis": 8}
-    model = {"host": host, "coupling": "paired_products", "n_points": 8}
-    epochs = options.epochs if start_from is None else max(options.epochs // 3, 1)
+    epochs = options.epochs
+    begin: dict = {"model": {"host": host, "coupling": "paired_products", "n_points": 8}}
+    if start_from is not None:
+        epochs, begin = max(epochs // 3, 1), {"start_from": str(start_from)}
     run = {
         "name": name,
         "output": str(folder / name),
@@ -93,7 +96,7 @@ def trained(labelled: list[Atoms], name: str, start_from: Path | None) -> Path:
             "batch_size": 5,
             "compile": "auto" if epochs >= 50 else False,
         },
-        **({"model": model} if start_from is None else {"start_from": str(start_from)}),
+        **begin,
     }
     finished = folder / name / f"{name}.pt"
     return finished if finished.exists() else Path(train(parse_config(run)))
@@ -103,13 +106,16 @@ def errors(potential: Path, labelled: list[Atoms]) -> str:
     """Mean absolute errors of forces and dipoles beside how large these are."""
     found = evaluate(potential, labelled)
     parts = []
-    for key, factor, unit in (("forces", 1000.0, "meV/A"), ("dipole", 1000.0, "me A")):
-        right = np.array([atoms.calc.results[key] for atoms in labelled])
-        wrong = np.array([one[key] for one in found]) - right
-        parts.append(
-            f"{key} {factor * abs(wrong).mean():.1f} of {factor * abs(right).mean():.0f} {unit}"
-        )
+    for key, unit in (("forces", "meV/A"), ("dipole", "me A")):
+        right = 1000.0 * np.array([atoms.calc.results[key] for atoms in labelled])
+        wrong = 1000.0 * np.array([one[key] for one in found]) - right
+        parts.append(f"{key} {abs(wrong).mean():.1f} of {abs(right).mean():.0f} {unit}")
     return ", ".join(parts)
+
+
+def wavenumbers(frequencies: np.ndarray) -> str:
+    """As text."""
+    return ", ".join(f"{nu:.0f}" for nu in frequencies) + " 1/cm"
 
 
 reference = calculator_of(options.reference)
@@ -144,12 +150,12 @@ spectrum = trajectory_spectrum(path, equilibration, resolution=resolution)
 plot = folder / "infrared.png"
 plot.unlink(missing_ok=True)  # of an earlier run
 plot_spectrum(plot, spectrum, lines, title=f"{molecule.get_chemical_formula()}, 300 K")
-print(f"harmonic lines   {', '.join(f'{nu:.0f}' for nu in lines.frequencies)} 1/cm")
+print(f"harmonic lines   {wavenumbers(lines.frequencies)}")
 if options.compare:
     molecule.calc = reference
     relax(molecule, fmax=1e-3)
     by_differences = Vibrations(molecule, name=folder / "differences")
     by_differences.run()
     known = by_differences.get_frequencies().real[-len(lines.frequencies) :]
-    print(f"of the reference {', '.join(f'{nu:.0f}' for nu in known)} 1/cm")
+    print(f"of the reference {wavenumbers(known)}")
 print(f"plot             {plot}")
