@@ -1,31 +1,36 @@
 """Infrared spectrum of a molecule of one's own: label, train, see how wrong dynamics are, train on, spectrum.
 
-    pip install tblite
+    pip install tblite pyscf
     python md_examples/06_own_molecule.py CH3OH methanol
-    python md_examples/06_own_molecule.py structure.xyz folder --reference orca.py
+    python md_examples/06_own_molecule.py CH3OH methanol-pbe --reference md_examples/references/pbe.py
 
-The reference is GFN2-xTB, or what a file such as `orca.py` names `calculator`: any calculator of ASE with
-energies, forces and dipoles. Dynamics at 500 K by xTB visit the structures; where the reference is slow it
-labels a few hundred of them one after the other, and what is labelled stays when the script is stopped and
-started again. A sixth as many, of those that the trained potential visits itself, are labelled too: they
-tell how wrong it is where it is used, and training goes on with them.
+The reference is GFN2-xTB, or what a file names `calculator`: any calculator of ASE with energies, forces and
+dipoles, or a function that makes one for a structure. Dynamics at 500 K by xTB visit the structures; where
+the reference is slow it labels a few hundred of them one after the other, and what is labelled stays when
+the script is stopped and started again. A sixth as many, of those that the trained potential visits itself,
+are labelled too: they tell how wrong it is where it is used, and training goes on with them (`--rounds`
+times). Where its dynamics break down, what they visited until then is labelled.
 """
 
 import argparse
+import inspect
 import runpy
 from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.vibrations import Vibrations
+from tqdm import tqdm
 
 from npcalc import NPCalculator, evaluate
-from npcalc.md import MDSettings, Trajectory, read_structure, relax, run_md
+from npcalc.md import MDExploded, MDSettings, Trajectory, read_structure, relax, run_md
 from npcalc.spectra import calculate_harmonic_spectrum, plot_spectrum, trajectory_spectrum
 from npcalc.train import parse_config, train
+
+LABELS = ["energy", "forces", "dipole"]
 
 parser = argparse.ArgumentParser()
 parser.add_argument("molecule", help="file of a structure, or a name such as CH3OH")
@@ -36,6 +41,7 @@ parser.add_argument(
 )
 parser.add_argument("--structures", type=int, default=600)
 parser.add_argument("--epochs", type=int, default=300)
+parser.add_argument("--rounds", type=int, default=1, help="of training on with what it visits")
 parser.add_argument("--steps", type=int, default=200000, help="of the dynamics for the spectrum")
 parser.add_argument("--compare", action="store_true", help="harmonic lines of the reference, too")
 options = parser.parse_args()
@@ -44,21 +50,37 @@ folder.mkdir(parents=True, exist_ok=True)
 
 
 def calculator_of(name: str) -> Calculator:
-    """GFN2-xTB, or what a file names ``calculator``."""
+    """GFN2-xTB, or what a file names ``calculator``, a function of the structure or the thing itself."""
     if name != "gfn2":
-        return runpy.run_path(name)["calculator"]
+        found = runpy.run_path(name)["calculator"]
+        return found(molecule) if inspect.isfunction(found) else found
     from tblite.ase import TBLite
 
     return TBLite(method="GFN2-xTB", verbosity=0)
 
 
+def broke_down(name: str) -> bool:
+    """Whether dynamics did, which leave their last structure behind then."""
+    return (folder / f"{name}-exploded.xyz").exists()
+
+
 def visit(calculator: Calculator, kelvin: float, n: int, seed: int, name: str) -> list[Atoms]:
-    """Structures of Langevin dynamics, one each 20 fs, without the first 0.5 ps."""
+    """Structures of Langevin dynamics, one each 20 fs, without the first 0.5 ps where these are all."""
     path = folder / f"{name}.h5"
     settings = MDSettings(
-        temperature_K=kelvin, friction_per_ps=5, strides={"positions": 40}, seed=seed
+        temperature_K=kelvin,
+        friction_per_ps=5,
+        strides={"positions": 40},
+        seed=seed,
+        max_temperature_K=8 * kelvin,
     )
-    run_md(molecule, calculator, 1000 + 40 * n, path, settings, resume=path.exists())
+    try:
+        if not broke_down(name):
+            run_md(molecule, calculator, 1000 + 40 * n, path, settings, resume=path.exists())
+    except MDExploded as error:
+        if calculator is sampler:
+            raise
+        print(error)
     with Trajectory(path) as trajectory:
         return trajectory.frames()[-n:]
 
@@ -66,12 +88,12 @@ def visit(calculator: Calculator, kelvin: float, n: int, seed: int, name: str) -
 def label(structures: list[Atoms], path: Path) -> list[Atoms]:
     """Adds to the file what it lacks, structure by structure."""
     done = len(ase.io.read(path, ":")) if path.exists() else 0
-    for atoms in structures[done:]:
-        atoms.calc = reference
-        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-        results["dipole"] = atoms.get_dipole_moment()
+    todo = structures[done:]
+    for atoms in tqdm(todo, desc=path.stem, unit="structure", disable=not todo):
+        # Not property by property, for which some codes would go through all of it again.
+        reference.calculate(atoms, LABELS, all_changes)
         bare = Atoms(atoms.numbers, atoms.positions)
-        bare.calc = SinglePointCalculator(bare, **results)
+        bare.calc = SinglePointCalculator(bare, **{key: reference.results[key] for key in LABELS})
         ase.io.write(path, bare, append=True, format="extxyz")
     # Not what is in memory: training that goes on later has to see the same digits.
     return ase.io.read(path, ":")
@@ -118,31 +140,32 @@ def wavenumbers(frequencies: np.ndarray) -> str:
     return ", ".join(f"{nu:.0f}" for nu in frequencies) + " 1/cm"
 
 
-reference = calculator_of(options.reference)
 molecule = read_structure(options.molecule)
 sampler = calculator_of(options.sampler)
+reference = calculator_of(options.reference)
+if lacks := set(LABELS) - set(reference.implemented_properties):
+    raise SystemExit(f"the reference {options.reference} has no {', '.join(sorted(lacks))}")
 molecule.calc = sampler
 relax(molecule, fmax=0.01)
 
-sampled = visit(sampler, 500, options.structures, 0, "sampled")
-labelled = label(sampled, folder / "labels.xyz")
-first = trained(labelled, "first", None)
-
 n_new = max(options.structures // 6, 1)
-visited = visit(NPCalculator(first), 400, n_new, 1, "visited")
-new = label(visited, folder / "visited.xyz")
-print(f"on its own dynamics at 400 K the first potential is off by: {errors(first, new)}")
-final = trained(labelled + new, "final", first)
+labelled = label(visit(sampler, 500, options.structures, 0, "sampled"), folder / "sampled.xyz")
+previous: Path | None = None
+for k in range(options.rounds + 1):
+    potential = trained(labelled, f"potential{k}", previous)
+    visited = visit(NPCalculator(potential), 400, n_new, k + 1, f"visited{k}")
+    new = label(visited, folder / f"visited{k}.xyz")
+    print(f"potential{k}, on its own dynamics at 400 K, is off by: {errors(potential, new)}")
+    labelled, previous = labelled + new, potential
+if broke_down(f"visited{options.rounds}"):
+    raise SystemExit(f"Its dynamics break down. Go on with --rounds {options.rounds + 1}.")
 
-checked = label(visit(NPCalculator(final), 400, n_new, 2, "checked"), folder / "checked.xyz")
-print(f"the final one, on other structures of its own, by: {errors(final, checked)}")
-
-molecule.calc = NPCalculator(final, dtype="float64")
+molecule.calc = NPCalculator(potential, dtype="float64")
 relax(molecule, fmax=1e-4)
 lines = calculate_harmonic_spectrum(molecule)
-calculator = NPCalculator(final, compile=options.steps >= 20000)
+calculator = NPCalculator(potential, compile=options.steps >= 20000)
 settings = MDSettings(temperature_K=300, strides={"dipole": 2, "positions": 100})
-path = folder / "infrared.h5"
+path = folder / f"infrared{options.rounds}.h5"
 run_md(molecule, calculator, options.steps, path, settings, resume=path.exists())
 resolution = 10.0 if options.steps >= 40000 else 400.0
 equilibration = options.steps * settings.timestep_fs / 8000  # ps, an eighth

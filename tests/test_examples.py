@@ -51,3 +51,33 @@ def test_example(name, tmp_path):
         np.testing.assert_allclose(np.array(found, float), np.array(known, float), rtol=0.12)
     if name.startswith("05"):  # takes the trajectory that is there, and makes the plot anew
         assert expected in run(name, arguments, tmp_path)
+
+
+PBE = """
+import runpy, sys
+from ase import Atoms
+atoms = Atoms("HF", [[0.0, 0.0, 0.0], [0.0, 0.3, 0.9]])
+calculator = atoms.calc = runpy.run_path(sys.argv[1])["calculator"](atoms)
+print(atoms.get_forces()[1, 2], *atoms.get_dipole_moment())
+for shift in (1e-3, -1e-3):
+    moved = atoms.copy()
+    moved.positions[1, 2] += shift
+    moved.calc = calculator
+    print(moved.get_potential_energy())
+"""
+
+
+def test_reference_by_pbe():
+    """Forces are differences of energies; the hydrogen of HF is its positive end."""
+    pytest.importorskip("pyscf")
+    # In a process of its own, since PySCF leaves files open.
+    done = subprocess.run(
+        [sys.executable, "-c", PBE, FOLDER / "references" / "pbe.py"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    force, _, y, z, *energies = map(float, done.stdout.split()[-6:])
+    assert force == pytest.approx((energies[1] - energies[0]) / 2e-3, abs=5e-3)
+    assert z == pytest.approx(3 * y, rel=1e-3)
+    assert -0.45 < z < -0.3  # e A; 1.8 D were measured
