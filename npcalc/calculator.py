@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from .batches import check_extent
 from .builder import GraphBuilder
-from .domain import DomainWarning, NearestCheck, Unusual, unknown_composition, warn_of_composition
+from .domain import (
+    DomainWarning,
+    NearestCheck,
+    Unusual,
+    is_trained_atom,
+    unknown_composition,
+    warn_of_composition,
+)
 from .graph import AtomGraph
 from .potential import Potential, load_potential
 from .results import results_of
@@ -332,7 +339,9 @@ class NPCalculator(Calculator):
         self._unusual = self._nearest(*edges) if self.check_domain else None
 
     def _warn_of_nearest(self, atoms: Atoms, found: Unusual) -> None:
-        if unknown_composition(self.potential.card, atoms) is None:  # which says more
+        card = self.potential.card
+        # Of another composition more is said.
+        if unknown_composition(card, atoms) is None and not is_trained_atom(card, atoms):
             self._warn(
                 f"nearest {atoms.get_chemical_formula()}",
                 f"atom {found.worst}: {found.text}: this structure is outside the training domain",

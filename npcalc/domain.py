@@ -25,13 +25,19 @@ class DomainWarning(UserWarning):
     """A structure lies outside what the potential was trained on."""
 
 
+def is_trained_atom(card: Card, atoms: Atoms) -> bool:
+    """Whether a structure is an atom alone, and such an atom was among the training structures."""
+    alone = len(atoms) == 1 and not atoms.pbc.any()
+    return alone and str(atoms.symbols[0]) in card.data.get("isolated_atoms", ())
+
+
 def unknown_composition(card: Card, atoms: Atoms) -> str | None:
     """The formula of a structure, if the potential was trained on another one alone.
 
     Where those that it was trained on have neighbors across their boundaries, others that are periodic in the
     same directions and have the same proportions are the same: a cell twice as large has twice as much in it.
     """
-    if not card.composition:
+    if not card.composition or is_trained_atom(card, atoms):
         return None
     found = atoms.get_chemical_formula(mode="hill")
     if found == card.composition:

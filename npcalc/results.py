@@ -14,7 +14,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from .batches import GraphBatch, evaluated, graph_batches
-from .domain import DomainWarning, NearestCheck, unknown_composition, warn_of_composition
+from .domain import (
+    DomainWarning,
+    NearestCheck,
+    is_trained_atom,
+    unknown_composition,
+    warn_of_composition,
+)
 from .errors import naming
 from .potential import Card, Potential, load_potential
 from .potential.derivatives import PER_SYSTEM
@@ -39,14 +45,15 @@ def results_of(out: dict[str, Array], atoms: Atoms, card: Card) -> dict[str, Any
         charged structure is about its centre of mass.
 
     Raises:
-        ValueError: An energy or force is not a number.
+        ValueError: An energy, force or dipole is not a number.
     """
     energy = float(out["energies"].sum())
     # A sum is finite only if all of its terms are.
-    if not math.isfinite(energy + float(out["forces"].sum())):
+    total = energy + float(out["forces"].sum()) + float(out["dipole"].sum())
+    if not math.isfinite(total):
         raise ValueError(
-            "the potential gives a NaN or infinite energy or force for this structure: it is "
-            "far outside the training domain"
+            "the potential gives a NaN or infinite energy, force or dipole for this structure: it "
+            "is far outside the training domain"
         )
     results: dict[str, Any] = {}
     properties = card.properties
@@ -122,8 +129,12 @@ def evaluate(
     n_unusual, farthest = 0, (0.0, "")
     batches = graph_batches(potential, structures, edges_per_batch)
     for batch, out in evaluated(potential, batches, compile):
-        known = [formulas[_kind(structures[k])] is None for k in batch.places]
-        more, excess, text = _unusual_structures(check, batch, np.array(known))
+        to_check = [
+            formulas[_kind(structures[k])] is None
+            and not is_trained_atom(potential.card, structures[k])
+            for k in batch.places
+        ]
+        more, excess, text = _unusual_structures(check, batch, np.array(to_check))
         n_unusual, farthest = n_unusual + more, max(farthest, (excess, text))
         first = 0
         for row, (index, size) in enumerate(zip(batch.places, batch.sizes, strict=True)):
@@ -191,21 +202,21 @@ def annotated(structures: Sequence[Atoms], results: Sequence[dict[str, Any]]) ->
 
 
 def _unusual_structures(
-    check: NearestCheck, batch: GraphBatch, known: NDArray[np.bool_]
+    check: NearestCheck, batch: GraphBatch, to_check: NDArray[np.bool_]
 ) -> tuple[int, float, str]:
     """How many structures of a batch are outside what was trained, how far and why the farthest is.
 
     Args:
         check: What knows.
         batch: The structures.
-        known: Which of them are of a composition that was trained; of the others more has been said.
+        to_check: Which of them to look at; of those of another composition more has been said.
     """
-    if not check.ranges or not known.any():
+    if not check.ranges or not to_check.any():
         return 0, 0.0, ""
     center, neighbor = batch.graph.edge_index.cpu().numpy()
     system = batch.graph.batch.cpu().numpy()
     species = batch.graph.species.cpu().numpy()
-    found = check(species, center, neighbor, batch.lengths, known[system])
+    found = check(species, center, neighbor, batch.lengths, to_check[system])
     if found is None:
         return 0, 0.0, ""
     atom = found.worst - int(np.searchsorted(system, system[found.worst]))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
 from systems import make_potential
 
@@ -141,6 +142,23 @@ def test_dynamics_stays_inside(tmp_path):
             tmp_path / "run.h5",
             progress=False,
         )
+
+
+def test_atoms_that_were_trained_alone_are_inside():
+    ranges = {"C": {"O": (1.0, 1.5), "any": (1.0, 1.5)}, "O": {"C": (1.0, 1.5), "any": (1.0, 1.5)}}
+    card = {"composition": "CO", "nearest_range": ranges, "data": {"isolated_atoms": ["O"]}}
+    potential = make_potential(cutoff=4.0, card=card)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(potential, [Atoms("O"), Atoms("CO", [[0, 0, 0], [0, 0, 1.2]])])
+        NPCalculator(potential).get_potential_energy(Atoms("O"))
+    for warns in (
+        lambda: evaluate(potential, [Atoms("C")]),
+        lambda: NPCalculator(potential).get_potential_energy(Atoms("C")),
+        lambda: NPCalculator(potential).get_potential_energy(Atoms("O2", [[0, 0, 0], [0, 0, 3]])),
+    ):
+        with pytest.warns(DomainWarning, match="trained on CO alone"):
+            warns()
 
 
 def test_evaluation_counts_unusual_structures():

@@ -14,7 +14,7 @@ import npcalc
 from npcalc import NPCalculator
 from npcalc.builder import GraphBuilder
 from npcalc.graph import collate
-from npcalc.results import annotated
+from npcalc.results import annotated, results_of
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,17 @@ def test_equal_to_one_by_one(potential, edges_per_batch, threads):
             np.testing.assert_allclose(results[name], value, atol=1e-9, err_msg=name)
         alpha = calculator.get_molecular_properties(atoms)["alpha"]
         assert results["alpha"] == pytest.approx(alpha, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["energies", "forces", "dipole"])
+def test_what_is_no_number_is_an_error(potential, name):
+    atoms = ethanol()
+    out = {"energies": np.zeros(9), "forces": np.zeros((9, 3)), "dipole": np.zeros((1, 3))}
+    out |= {"virial": np.zeros((1, 3, 3)), "charges": np.zeros(9)}
+    results_of(out, atoms, potential.card)
+    out[name][...] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite energy, force or dipole"):
+        results_of(out, atoms, potential.card)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

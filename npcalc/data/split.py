@@ -65,7 +65,7 @@ def fit_reference_energies(data: DataSet, cutoff: float) -> dict[int, float]:
         cutoff: As of `isolated_atoms`.
 
     Returns:
-        Energy in eV by atomic number.
+        Energy in eV by atomic number, of the elements of structures with energies.
 
     Raises:
         ValueError: Isolated atoms of one element have different energies.
@@ -94,4 +94,5 @@ def fit_reference_energies(data: DataSet, cutoff: float) -> dict[int, float]:
     if use.any():
         rest = label.values[use] - counts[use] @ solution
         solution[~known] = np.linalg.lstsq(counts[use][:, ~known], rest, rcond=None)[0]
-    return {z: float(e) for z, e in zip(elements, solution, strict=True)}
+    seen = np.flatnonzero(counts[label.present].sum(0))
+    return {elements[k]: float(solution[k]) for k in seen}

@@ -31,8 +31,8 @@ class Card(BaseModel):
             each element and of ``any``, on the training structures, by element of the atom.
         errors: Errors by split: MAE and RMSE of energy (eV per structure), forces (eV/A) and
             dipole (e*A), the last two by component.
-        data: Origin, number of structures, periodic directions, hash and level of theory of the training
-            data.
+        data: Origin, number of structures, periodic directions, elements of isolated atoms, hash and level of
+            theory of the training data.
         description: For people.
         license: Licence of weights and data.
         citation: What to cite.

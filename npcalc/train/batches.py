@@ -165,8 +165,10 @@ class Batches:
         self.vectors = np.concatenate(vectors)
         self.n_edges = np.array(counts, dtype=np.int64)
         self.edge_offsets = np.concatenate([[0], self.n_edges.cumsum()])
-        same = bool((data.pbc == data.pbc[:1]).all())
-        self.periodic = data.pbc[0].tolist() if same and crossing else None
+        self.isolated = (self.n_atoms == 1) & (self.n_edges == 0)
+        directions = data.pbc[~self.isolated]
+        same = bool((directions == directions[:1]).all())
+        self.periodic = directions[0].tolist() if same and crossing else None
 
     def nearest_range(
         self, elements: Sequence[str]
@@ -179,7 +181,9 @@ class Batches:
         center, neighbor = self.edge_index + np.repeat(self.offsets[:-1], self.n_edges)
         distance = np.sqrt((self.vectors**2).sum(1))
         table = nearest_distances(self.species, center, neighbor, distance, len(elements))
-        return nearest_range(elements, self.species, table)
+        # Atoms alone are there for their energies: what has lost a neighbor is no better known for them.
+        bound = np.repeat(~self.isolated, self.n_atoms)
+        return nearest_range(elements, self.species[bound], table[bound])
 
     def shift_energies(self, per_atom: float) -> None:
         """Adds to the energies what the reference energies lose, in eV per atom."""

@@ -45,8 +45,8 @@ def reference_energies(
     unknown = [chemical_symbols[z] for z in elements if z not in fitted]
     if unknown:
         raise ValueError(
-            f"model.elements has {', '.join(unknown)}, which no training structure has: there is "
-            f"nothing to fit a reference energy to. Add structures of it to those of data.train "
+            f"model.elements has {', '.join(unknown)}, which no training structure with an energy has: "
+            f"there is nothing to fit a reference energy to. Add structures of it to those of data.train "
             f"(of a random split, with another data.split_seed), or leave it out"
         )
     return [fitted[z] for z in elements]

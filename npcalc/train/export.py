@@ -64,7 +64,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
         The card.
     """
     config, text = trainer.config, trainer.config.card
-    train = trainer.splits["train"]
+    train, isolated = trainer.splits["train"], trainer.batches["train"].isolated
     fit = trainer.properties
     started = {} if trainer.start is None else {"started_from": trainer.start.origin}
     return Card(
@@ -76,7 +76,7 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
         property_scales=() if fit is None else tuple(fit.scales),
         property_references=() if fit is None else tuple(map(tuple, fit.references)),
         units={k: v.unit for k, v in FIELDS.items()},
-        composition=train.common_formula,
+        composition=train.subset(np.flatnonzero(~isolated)).common_formula,
         displacement_range=displacement_range(trainer),
         nearest_range=trainer.batches["train"].nearest_range(trainer.model_config.elements),
         errors={split: e.known() for split, e in errors.items()},
@@ -88,6 +88,10 @@ def make_card(trainer: Trainer, errors: dict[str, Errors]) -> Card:
             "n_validation": len(trainer.splits["validation"]),
             "n_test": len(trainer.splits["test"]) if "test" in trainer.splits else 0,
             "periodic": trainer.batches["train"].periodic,
+            "isolated_atoms": [
+                chemical_symbols[z]
+                for z in np.unique(train.numbers[np.repeat(isolated, train.n_atoms)])
+            ],
             "sha256_train": train.sha256(),
             "epochs": trainer.state["epoch"],
             "best_epoch": trainer.state["best_epoch"],

@@ -166,7 +166,7 @@ class RunState:
             TrainingDiverged: It happened too often.
         """
         retreats, rate = self.state["retreats"] + 1, 0.5 * self.learning_rate
-        since = {k: self.state[k] for k in ("asked", "epochs")}  # the checkpoint may have others
+        since = {k: self.state[k] for k in ("asked", "epochs")}
         if retreats > RETREATS:
             raise TrainingDiverged(
                 f"{reason}, for the {retreats}th time, with a learning rate of "
@@ -177,6 +177,8 @@ class RunState:
             self._resume()
         else:
             self._restore(*self._beginning)
+        if self.state["epochs"] != since["epochs"]:  # a checkpoint of before it was changed
+            since["lowest_loss"] = None
         self.state |= {**since, "retreats": retreats, "learning_rate": rate}
         if self.state["step"] > 0:
             self.save()

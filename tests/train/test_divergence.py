@@ -125,6 +125,20 @@ def test_more_epochs_are_no_divergence(tmp_path):
     assert again.state["epoch"] == again.state["epochs"] == 4
 
 
+def test_a_retreat_to_before_more_epochs_compares_anew(tmp_path):
+    raw = raw_config(tmp_path / "run", epochs=2)
+    Trainer(parse_config(raw)).run(progress=False)
+    raw["training"]["epochs"] = 4
+    state = Trainer(parse_config(raw)).run_state
+    with pytest.warns(UserWarning, match="from epoch 2 with half the learning rate"):
+        state.retreat(TrainingDiverged("it rose"))
+    assert state.state["lowest_loss"] is None
+    state.check_loss(3.0, 3.0, 2)
+    with pytest.warns(UserWarning, match="from epoch 2"):  # from the checkpoint of the retreat
+        state.retreat(TrainingDiverged("it rose"))
+    assert state.state["lowest_loss"] is None
+
+
 def test_a_loss_of_zero_is_nothing_to_compare_with(tmp_path):
     state = Trainer(parse_config(raw_config(tmp_path / "run"))).run_state
     state.check_loss(0.0, 0.0, 0)

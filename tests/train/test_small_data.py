@@ -1,10 +1,12 @@
 """First data sets of users: few structures, sizes of all kinds, labels that vanish."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -13,6 +15,7 @@ from runs import log_rows, raw_config
 from npcalc.data import from_atoms
 from npcalc.train import Trainer, parse_config
 from npcalc.train.batches import Batches
+from npcalc.train.export import make_card
 from npcalc.train.loss import Errors
 
 
@@ -109,13 +112,36 @@ def test_lengths_in_another_unit(tmp_path):
     frames = strained()
     for atoms in frames:
         atoms.set_cell(atoms.cell * 100, scale_atoms=True)
+        atoms.calc.atoms = atoms.copy()
     with pytest.raises(ValueError, match=r"no two atoms .* within the cutoff of 4.0 A"):
         Trainer(config_of(tmp_path, frames))
 
 
+def test_isolated_atoms_leave_the_domain_as_it_is(tmp_path):
+    """They lack neighbors and have another formula, which says nothing of molecules."""
+    frames = [labelled(Atoms("CO", [[0, 0, 0], [0, 0, 1.1 + 0.01 * k]])) for k in range(20)]
+    atoms = [labelled(Atoms(symbol)) for symbol in "CO"]
+    cards = []
+    for data in (frames, [*frames, *atoms]):
+        trainer = Trainer(config_of(tmp_path, data, epochs=1))
+        trainer.run(progress=False)
+        cards.append(make_card(trainer, {}))
+        shutil.rmtree(tmp_path / "run")
+    assert cards[1].composition == cards[0].composition == "CO"
+    assert cards[1].nearest_range == cards[0].nearest_range
+    assert cards[1].nearest_range["C"]["any"][1] > 1.0
+    assert (cards[0].data["isolated_atoms"], cards[1].data["isolated_atoms"]) == ([], ["C", "O"])
+
+
 def test_an_element_without_training_structures(tmp_path):
     model = {"elements": ["Cu", "S"]}
-    with pytest.raises(ValueError, match=r"model\.elements has S, which no training structure has"):
+    with pytest.raises(ValueError, match=r"model\.elements has S, which no training structure"):
         Trainer(config_of(tmp_path, strained(), model=model))
+    without_energy = [atoms.copy() for atoms in strained()]
+    for atoms in without_energy:
+        atoms.symbols[0] = "S"
+        atoms.calc = SinglePointCalculator(atoms, forces=np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="S, which no training structure with an energy has"):
+        Trainer(config_of(tmp_path, [*strained(), *without_energy], model=model))
     data = {"reference_energies": {"Cu": 0.0, "S": 0.0}}
     Trainer(config_of(tmp_path, strained(), data, model=model))
