@@ -87,6 +87,27 @@ def _standard_error(blocks: Array) -> Array:
     return blocks.std(axis=0, ddof=1) / math.sqrt(len(blocks))
 
 
+def correction_factor(wavenumbers: Array, temperature_K: float, correction: str) -> Array:
+    """Factor of a quantum correction relative to the harmonic one.
+
+    Args:
+        wavenumbers: 1/cm, ascending from 0.
+        temperature_K: Temperature in K.
+        correction: One of `CORRECTIONS`.
+
+    Raises:
+        ValueError: There is no such correction.
+    """
+    if correction not in CORRECTIONS:
+        raise ValueError(
+            f"unknown correction {correction!r}: expected one of {', '.join(CORRECTIONS)}"
+        )
+    factor = np.ones_like(wavenumbers)
+    x = wavenumbers[1:] * KELVIN_PER_INVERSE_CM / temperature_K
+    factor[1:] = CORRECTIONS[correction](x)
+    return factor
+
+
 def infrared_spectrum(
     dipoles: Array,
     interval_fs: float,
@@ -122,10 +143,6 @@ def infrared_spectrum(
         raise ValueError(f"dipoles: expected shape (n, 3), got {dipoles.shape}")
     if not np.isfinite(dipoles).all():
         raise ValueError("dipoles: some are NaN or infinite")
-    if correction not in CORRECTIONS:
-        raise ValueError(
-            f"unknown correction {correction!r}: expected one of {', '.join(CORRECTIONS)}"
-        )
     if n_blocks < 2:
         raise ValueError(f"n_blocks: an error takes two blocks at least, got {n_blocks}")
     if not (temperature_K > 0.0 and interval_fs > 0.0 and resolution > 0.0):
@@ -171,13 +188,13 @@ def infrared_spectrum(
             return_onesided=True,
             scaling="density",
         )
-        blocks.append(0.5 * power.sum(axis=1))
+        # Of both signs of the frequency, which welch adds up where there are both.
+        power[1:-1] *= 0.5
+        blocks.append(power.sum(axis=1))
     wavenumbers = frequency / SPEED_OF_LIGHT_CM_PER_FS
     # A difference over one interval is the mean of the derivative over it, which damps fast motion.
     damping = np.sinc(frequency * interval_fs) ** 2
-    x = wavenumbers * KELVIN_PER_INVERSE_CM / temperature_K
-    factor = np.ones_like(x)
-    factor[1:] = CORRECTIONS[correction](x[1:])
+    factor = correction_factor(wavenumbers, temperature_K, correction)
     # N_A / (6 c eps0) = 2 c KM_PER_MOL amu / e^2, with powers in (e A/fs)^2 fs
     unit = 2.0 * KM_PER_MOL * SPEED_OF_LIGHT_CM_PER_FS * AMU_A2_PER_FS2_IN_EV / (KB * temperature_K)
     return Spectrum(

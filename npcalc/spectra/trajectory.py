@@ -2,13 +2,14 @@
 
 import os
 import warnings
+from dataclasses import replace
 
 import numpy as np
 
 from ..conventions import SPEED_OF_LIGHT_CM_PER_FS
 from ..files import new_file
 from ..md import Trajectory
-from .infrared import Spectrum, infrared_spectrum
+from .infrared import Spectrum, correction_factor, infrared_spectrum
 
 BLOCKS = 10
 """Parts of a run whose scatter tells the error of its mean temperature."""
@@ -97,8 +98,10 @@ def trajectory_spectrum(
             temperature_K = run_temperature(trajectory, skip_ps)
         timestep = trajectory.timestep_fs
     try:
-        found = infrared_spectrum(dipoles, interval, temperature_K, resolution, window, correction)
-        return without_step_error(found, timestep)
+        found = infrared_spectrum(dipoles, interval, temperature_K, resolution, window)
+        found = without_step_error(found, timestep)
+        factor = correction_factor(found.wavenumbers, temperature_K, correction)
+        return replace(found, blocks=found.blocks * factor)
     except ValueError as error:
         left = f"{os.fspath(path)!r} without its first {skip_ps} ps" if skip_ps else os.fspath(path)
         raise ValueError(f"{left}: {error}") from None
@@ -108,11 +111,12 @@ def without_step_error(spectrum: Spectrum, timestep_fs: float) -> Spectrum:
     """Moves bands back by what the time step of velocity Verlet has moved them up.
 
     A harmonic motion of angular frequency w appears at w' with w = (2 / dt) sin(w' dt / 2), as follows from
-    r(t + dt) - 2 r(t) + r(t - dt) = -w^2 dt^2 r(t): at 0.5 fs and 3700 1/cm 19 1/cm too high. Intensities of
-    bands stay what they are.
+    r(t + dt) - 2 r(t) + r(t - dt) = -w^2 dt^2 r(t): at 0.5 fs and 3700 1/cm 19 1/cm too high. Absorption is
+    that of the derivative of the dipole, so that it is too strong by (w' / w)^2, there by a hundredth, which
+    is taken off too.
 
     Args:
-        spectrum: Of the dynamics.
+        spectrum: Of the dynamics, with the harmonic quantum correction.
         timestep_fs: Its time step in fs.
 
     Returns:
@@ -124,7 +128,8 @@ def without_step_error(spectrum: Spectrum, timestep_fs: float) -> Spectrum:
     true = np.sin(phase) / half
     grid = spectrum.wavenumbers[spectrum.wavenumbers <= true[-1]]
     stretch = np.cos(phase)  # d true / d seen
-    blocks = [np.interp(grid, true, block[seen] / stretch) for block in spectrum.blocks]
+    weight = np.sinc(phase / np.pi) ** 2 / stretch
+    blocks = [np.interp(grid, true, block[seen] * weight) for block in spectrum.blocks]
     return Spectrum(grid, np.array(blocks), spectrum.resolution)
 
 

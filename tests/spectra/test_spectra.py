@@ -88,13 +88,14 @@ def test_corrections(name):
 
 @pytest.mark.parametrize("wavenumber", [1000.0, 3700.0])
 def test_bands_of_dynamics_are_where_the_forces_have_them(tmp_path, wavenumber):
-    """Velocity Verlet moves them up, by 19 1/cm at 3700 1/cm and 0.5 fs; their intensity stays."""
+    """Velocity Verlet moves them up, by 19 1/cm at 3700 1/cm and 0.5 fs, and rates with them."""
     step = 0.5
     half = np.pi * SPEED_OF_LIGHT_CM_PER_FS * step
     seen = np.arcsin(half * wavenumber) / half
     strides = {"dipole": 1}
     settings = MDSettings(strides=strides, timestep_fs=step)
-    dipoles = oscillator(seen, 300.0, interval=step)
+    # As far as forces let it at this temperature, but faster.
+    dipoles = oscillator(seen, 300.0, interval=step) * (seen / wavenumber)
     path = tmp_path / "t.h5"
     with Trajectory.create(path, Atoms("H"), settings.model_dump(), strides) as trajectory:
         for k, dipole in enumerate(dipoles):
@@ -110,7 +111,13 @@ def test_bands_of_dynamics_are_where_the_forces_have_them(tmp_path, wavenumber):
         weights = spectrum.absorption * (abs(spectrum.wavenumbers - wavenumber) < 100.0)
         mean = (weights * spectrum.wavenumbers).sum() / weights.sum()
         assert mean == pytest.approx(place, abs=0.3)
-    assert found.band(*near)[0] == pytest.approx(raw.band(*near)[0], rel=2e-3)
+    intensity = KM_PER_MOL * (SLOPE**2).sum()
+    assert found.band(*near)[0] == pytest.approx(intensity, rel=2e-3)
+    assert raw.band(*near)[0] == pytest.approx(intensity * (seen / wavenumber) ** 2, rel=2e-3)
+    x = wavenumber * KELVIN_PER_INVERSE_CM / 300.0
+    corrected = trajectory_spectrum(path, temperature_K=300.0, correction="schofield")
+    factor = 2.0 * np.sinh(0.5 * x) / x
+    assert corrected.band(*near)[0] == pytest.approx(intensity * factor, rel=1e-2)
     np.testing.assert_allclose(np.diff(found.wavenumbers), raw.wavenumbers[1], rtol=1e-9)
 
 
@@ -125,6 +132,15 @@ def test_block_errors_cover_the_noise():
     )
     ratio = level.std() / spectrum.error[inside].mean()
     assert 0.6 < ratio < 1.5
+
+
+def test_white_noise_is_flat_to_the_end():
+    """Both ends of the frequencies have one sign alone."""
+    rng = np.random.default_rng(0)
+    dipoles = rng.normal(size=(200000, 3)).cumsum(0)
+    spectrum = infrared_spectrum(dipoles, 1.0, 300.0, resolution=400.0)
+    level = spectrum.absorption * np.sinc(spectrum.wavenumbers * SPEED_OF_LIGHT_CM_PER_FS) ** 2
+    np.testing.assert_allclose(level[[0, -1]], level.mean(), rtol=0.1)
 
 
 def test_errors_of_bands_cover_the_energy_that_comes_and_goes():
