@@ -90,13 +90,20 @@ def label(structures: list[Atoms], path: Path) -> list[Atoms]:
     done = len(ase.io.read(path, ":")) if path.exists() else 0
     todo = structures[done:]
     for atoms in tqdm(todo, desc=path.stem, unit="structure", disable=not todo):
-        # Not property by property, for which some codes would go through all of it again.
-        reference.calculate(atoms, LABELS, all_changes)
         bare = Atoms(atoms.numbers, atoms.positions)
-        bare.calc = SinglePointCalculator(bare, **{key: reference.results[key] for key in LABELS})
+        try:
+            # Not property by property, for which some codes would go through all of it again.
+            reference.calculate(atoms, LABELS, all_changes)
+            results = {key: reference.results[key] for key in LABELS}
+            bare.calc = SinglePointCalculator(bare, **results)
+        except RuntimeError as error:  # a bad potential leads to structures where nothing converges
+            print(f"a structure of {path} stays without labels: {error}")
         ase.io.write(path, bare, append=True, format="extxyz")
     # Not what is in memory: training that goes on later has to see the same digits.
-    return ase.io.read(path, ":")
+    found = [atoms for atoms in ase.io.read(path, ":") if atoms.calc is not None]
+    if not found:
+        raise SystemExit(f"the reference has labelled no structure of {path}")
+    return found
 
 
 def trained(labelled: list[Atoms], name: str, start_from: Path | None) -> Path:
@@ -111,7 +118,7 @@ def trained(labelled: list[Atoms], name: str, start_from: Path | None) -> Path:
     run = {
         "name": name,
         "output": str(folder / name),
-        "data": {"train": str(data), "n_validation": max(len(labelled) // 20, 1)},
+        "data": {"train": str(data), "validation": str(folder / "validation.xyz")},
         "loss": {"energy": 50.0, "forces": 1.0, "dipole": 2.0},
         "training": {
             "epochs": epochs,
@@ -150,6 +157,9 @@ relax(molecule, fmax=0.01)
 
 n_new = max(options.structures // 6, 1)
 labelled = label(visit(sampler, 500, options.structures, 0, "sampled"), folder / "sampled.xyz")
+# The same in all rounds: what weights are chosen by must not have been trained on before.
+ase.io.write(folder / "validation.xyz", labelled[::20], format="extxyz")
+labelled = [atoms for k, atoms in enumerate(labelled) if k % 20 > 0]
 previous: Path | None = None
 for k in range(options.rounds + 1):
     potential = trained(labelled, f"potential{k}", previous)

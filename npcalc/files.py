@@ -31,6 +31,22 @@ def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
     partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
     try:
         yield partial
-        os.replace(partial, target)
+        if overwrite:
+            os.replace(partial, target)
+        else:
+            _place(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _place(partial: Path, target: Path) -> None:
+    """Gives a file its name, unless another one has got it in the meantime."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise FileExistsError(
+            f"{os.fspath(target)!r} was made by something else in the meantime: give another name; it is "
+            f"not overwritten"
+        ) from None
+    except OSError:  # file systems without links
+        os.replace(partial, target)

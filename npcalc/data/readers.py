@@ -8,6 +8,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import compare_atoms
 from numpy.typing import NDArray
 
 from ..conventions import DIPOLE_UNITS, ENERGY_UNITS, LENGTH_UNITS, unit_factor
@@ -157,8 +158,25 @@ def _atoms_label(atoms: Atoms, name: str, key: str) -> Array | None:
     if key in store:
         return np.asarray(store[key], dtype=float)
     if atoms.calc is not None and key in atoms.calc.results:
+        if _is_changed(atoms):
+            raise ValueError(
+                f"label {name!r} (key {key!r}) is a result of a calculator for another structure: atoms were "
+                f"moved since, or several structures share the calculator; give each a "
+                f"SinglePointCalculator with its own results"
+            )
         return np.asarray(atoms.calc.results[key], dtype=float)
     return None
+
+
+def _is_changed(atoms: Atoms) -> bool:
+    """Whether the results of the calculator are of another structure."""
+    known = getattr(atoms.calc, "atoms", None)
+    if known is None:
+        return False
+    changes = compare_atoms(
+        known, atoms, excluded_properties=["initial_charges", "initial_magmoms"]
+    )
+    return bool(changes)
 
 
 def _keys_of(frames: list[Atoms]) -> list[str]:
@@ -196,7 +214,8 @@ def from_atoms(
         The data set in package units; frames without a label are marked so.
 
     Raises:
-        ValueError: No frame has a key that was asked for, or a label has the wrong shape.
+        ValueError: No frame has a key that was asked for, a label has the wrong shape, or results are not
+            those of the frame as it is.
     """
     if not frames:
         raise ValueError("no structures: the file is empty")
@@ -208,7 +227,10 @@ def from_atoms(
     for name in keys if keys is not None else (*LABELS, *units):
         key = keys[name] if keys is not None else name
         spec = field_of(name)
-        found = [_atoms_label(a, name, key) for a in frames]
+        found = []
+        for index, atoms in enumerate(frames):
+            with naming(f"structure {index}"):
+                found.append(_atoms_label(atoms, name, key))
         if all(f is None for f in found):
             if keys is None:
                 continue

@@ -91,8 +91,10 @@ def run_md(
 ) -> Atoms:
     """Runs molecular dynamics to a total number of steps.
 
-    A run that was interrupted and resumed is identical to one that was not. That, and the refusal to go on
-    with another potential, hold for an `NPCalculator`; of other calculators nothing but their class is known.
+    A run that was interrupted and resumed is identical to one that was not. One that came to its end and is
+    made longer is so where that end is a multiple of ``settings.block``; elsewhere rounding differs, which
+    grows. That, and the refusal to go on with another potential, hold for an `NPCalculator`; of other
+    calculators nothing but their class is known.
 
     Args:
         atoms: Structure at the start; its momenta are used if any is not zero, otherwise they are drawn
@@ -113,9 +115,11 @@ def run_md(
         FileExistsError: The file exists and ``resume`` is not set.
         TrajectoryError: The file cannot be continued, has more steps already, or was made with other
             settings or another calculator.
-        ValueError: The calculator cannot evaluate the structure.
+        ValueError: The calculator cannot evaluate the structure, or there are no steps to do.
         MDExploded: The dynamics left what makes sense.
     """
+    if n_steps < 1:
+        raise ValueError(f"n_steps: expected 1 or more, got {n_steps}")
     identity = getattr(calculator, "identity", {"class": type(calculator).__name__})
     if resume:
         with Trajectory(path) as trajectory:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from npcalc.conventions import DIPOLE_UNITS, ENERGY_UNITS, unit_factor
@@ -21,6 +22,7 @@ from npcalc.data import (
     read_data,
     read_npz,
 )
+from npcalc.files import new_file
 
 
 def small_npz(path, **more):
@@ -327,3 +329,44 @@ def test_files_that_cannot_be_read(tmp_path):
         (tmp_path / name).write_text("")
         with pytest.raises(ValueError, match=f"{name}' holds no structures that ASE can read"):
             read_data(tmp_path / name)
+
+
+def test_results_of_another_structure_are_no_labels():
+    atoms = [Atoms("Cu2", [[0, 0, 0], [0, 0, 2.2 + 0.1 * k]]) for k in range(2)]
+    shared = EMT()
+    for one in atoms:
+        one.calc = shared
+        one.get_potential_energy()
+    with pytest.raises(ValueError, match=r"structure 0: label 'energy' .* for another structure"):
+        from_atoms(atoms)
+    moved = atoms[0].copy()
+    moved.calc = SinglePointCalculator(moved, energy=-1.0)
+    moved.set_initial_charges([0.1, -0.1])  # does not matter
+    assert from_atoms([moved]).labels["energy"].values[0] == -1.0
+    moved.positions[0, 0] += 0.1
+    with pytest.raises(ValueError, match="atoms were moved since"):
+        from_atoms([moved])
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path, monkeypatch, links):
+    path = tmp_path / "a.txt"
+
+    def refuse(*names):
+        raise PermissionError("no links here")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    with new_file(path) as partial:
+        partial.write_text("mine")
+    assert path.read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    path.unlink()
+    if links:
+        block = new_file(path)
+        block.__enter__().write_text("mine")
+        path.write_text("theirs")
+        with pytest.raises(FileExistsError, match=r"a\.txt' was made by something else"):
+            block.__exit__(None, None, None)
+        assert path.read_text() == "theirs"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

@@ -203,6 +203,13 @@ def test_files_that_exist_or_are_none(tmp_path):
         trajectory.values("cell")
 
 
+def test_a_run_of_no_steps_leaves_no_file(tmp_path):
+    atoms, calculator = spring_system()
+    with pytest.raises(ValueError, match="n_steps: expected 1 or more, got 0"):
+        run_md(atoms, calculator, 0, tmp_path / "t.h5", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_killed_in_its_first_block_says_so(tmp_path):
     atoms, calculator = spring_system()
     Trajectory.create(tmp_path / "t.h5", atoms, MDSettings().model_dump(), {"energy": 1}).close()
