@@ -28,6 +28,9 @@ from .results import results_of
 
 Array = NDArray[np.float64]
 
+AT_BOUND = 0.99
+"""Part of the largest displacement there can be from which lengths hardly differ any more."""
+
 
 class NPCalculator(Calculator):
     """ASE calculator of a neural-polarization potential.
@@ -90,6 +93,21 @@ class NPCalculator(Calculator):
         self._previous: Atoms | None = None  # what ASE forgets when something changes
         self._unusual_square = np.zeros((0, 1))
         self._atomic: dict[str, Array] = {}
+
+        self.parameters.update(potential=card.name, dtype=self.potential.dtype)  # for databases
+
+    def set(self, **changes: Any) -> dict[str, Any]:
+        """ASE's way to change parameters, of which there are none.
+
+        Raises:
+            TypeError: One was given.
+        """
+        if changes:
+            raise TypeError(
+                f"an NPCalculator cannot change {', '.join(changes)}: make a new one, "
+                f"NPCalculator(potential, ...)"
+            )
+        return {}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -328,7 +346,9 @@ class NPCalculator(Calculator):
         # Near the bound lengths hardly differ, so they are compared as they were before it. Training
         # extremes are a sample: leave room before calling a structure unusual.
         unusual = 1.2 * _before_limit(allowed, d_max) + 0.005
-        self._unusual_square = (unusual**2 / (1.0 + (unusual / d_max) ** 2))[:, None]
+        square = unusual**2 / (1.0 + (unusual / d_max) ** 2)
+        # At the bound itself lengths say nothing.
+        self._unusual_square = np.where(allowed > AT_BOUND * d_max, np.inf, square)[:, None]
         found = unknown_composition(card, atoms)
         if found is not None and f"composition {found}" not in self._warned:
             self._warned.add(f"composition {found}")

@@ -164,11 +164,20 @@ def listed(structures: Iterable[Atoms]) -> list[Atoms]:
     """The structures as a list.
 
     Raises:
-        TypeError: It is one structure, whose atoms would be taken for structures.
+        TypeError: It is no list of structures, or one of them, whose atoms would be taken for structures.
     """
     if isinstance(structures, Atoms):
         raise TypeError("structures: expected a list of Atoms, got one: give [atoms]")
-    return list(structures)
+    if isinstance(structures, (str, os.PathLike)):
+        raise TypeError(
+            f"structures: expected a list of Atoms, got {structures!r}: read files first, as with "
+            f"ase.io.read(path, ':')"
+        )
+    found = list(structures)
+    for k, one in enumerate(found):
+        if not isinstance(one, Atoms):
+            raise TypeError(f"structure {k}: expected Atoms, got {type(one).__name__}")
+    return found
 
 
 def _kind(atoms: Atoms) -> tuple[bytes, bytes]:

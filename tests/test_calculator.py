@@ -286,6 +286,22 @@ def test_another_composition_warns_once():
         calculator.get_potential_energy(dimer(1.3))
 
 
+def test_displacements_at_the_bound_say_nothing():
+    """Where the training structures have reached it lengths hardly differ."""
+    ranges = dict.fromkeys("HCO", 0.49999)
+    calculator = NPCalculator(make_potential(card={"displacement_range": ranges}))
+    assert calculator.potential.card.model.d_max == 0.5
+    calculator.calculate(ethanol())
+    assert np.isinf(calculator._unusual_square).all()
+
+
+def test_it_has_no_parameters_to_set():
+    calculator = NPCalculator("ethanol-fast")
+    assert calculator.todict() == {"potential": "ethanol-fast", "dtype": "float32"}
+    with pytest.raises(TypeError, match="cannot change skin, dtype: make a new one"):
+        calculator.set(skin=2.0, dtype="float64")
+
+
 def test_large_displacement_warns():
     calculator = NPCalculator(
         make_potential(card={"displacement_range": {"H": 1e-6, "C": 1e-6, "O": 1e-6}})

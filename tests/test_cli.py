@@ -130,6 +130,13 @@ def test_evaluate(run):
         found = read.get_dipole_moment()
         np.testing.assert_allclose(found, calculator.get_dipole_moment(atoms), atol=1e-5)
     assert "exists" in run("evaluate in.xyz -p p.pt -o out.xyz", code=1)
+    assert "labels" not in output
+    del again[1].calc.results["forces"]
+    again[0].calc.results["energy"] += 0.3
+    again[2].calc.results["forces"][1, 2] -= 0.6
+    ase.io.write("labelled.xyz", again)
+    output = run("evaluate labelled.xyz -p p.pt -o errors.xyz")
+    assert "against the labels in labelled.xyz: energy 0.1 eV, forces 0.01667 eV/A" in output
 
 
 @pytest.mark.filterwarnings("ignore::npcalc.DomainWarning")
@@ -174,9 +181,35 @@ def test_convert_and_info(run):
     assert npcalc.__version__ in run("--version")
 
 
+def test_a_resumed_run_has_the_length_that_was_asked_for(run, monkeypatch):
+    real = npcalc.md.dynamics._Run._record
+
+    def stopped(self, step):
+        if step == 120:
+            raise KeyboardInterrupt
+        real(self, step)
+
+    line = "md ethanol -p ethanol-fast --no-compile -q -o t.h5 --block 50"
+    with monkeypatch.context() as patched:
+        patched.setattr("npcalc.md.dynamics._Run._record", stopped)
+        assert "with --resume" in run(f"{line} --steps 230", code=130)
+    assert "t.h5: 230 steps" in run("md ethanol -q -o t.h5 --resume")
+    with h5py.File("t.h5", "r+") as file:
+        del file.attrs["steps_wanted"]
+    assert "give --steps" in run("md ethanol -q -o t.h5 --resume", code=1)
+
+
+@pytest.mark.parametrize(
+    "line", ["ir t.h5 --skip -3", "relax ethanol --fmax -1", "harmonic ethanol --fmax -1"]
+)
+def test_negative_numbers(run, line):
+    assert line.split()[-2] in run(line, code=2)
+
+
 @pytest.mark.parametrize(
     ("line", "match"),
     [
+        ("evaluate run.h5 -p p.pt", "no structure file"),
         ("md ethanol -p nothing", "bundled potentials are"),
         ("md nothing -p p.pt", "no structure 'nothing'"),
         ("md ethanol -p p.pt --stride dipol=3", "expected QUANTITY=STEPS"),

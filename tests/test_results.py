@@ -42,6 +42,15 @@ def test_equal_to_one_by_one(potential, edges_per_batch, threads):
         assert results["alpha"] == pytest.approx(alpha, abs=1e-9)
 
 
+def test_what_is_no_list_of_structures_or_no_potential(potential):
+    with pytest.raises(TypeError, match=r"got 'run\.xyz': read files first"):
+        npcalc.evaluate(potential, "run.xyz")
+    with pytest.raises(TypeError, match="structure 1: expected Atoms, got str"):
+        npcalc.evaluate(potential, [ethanol(), "run.xyz"])
+    with pytest.raises(TypeError, match=r"calc\.potential; got NPCalculator"):
+        npcalc.evaluate(NPCalculator(potential), [ethanol()])
+
+
 @pytest.mark.parametrize("name", ["energies", "forces", "dipole"])
 def test_what_is_no_number_is_an_error(potential, name):
     atoms = ethanol()

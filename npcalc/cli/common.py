@@ -1,6 +1,7 @@
 """What the commands share: the application, options, errors in one line."""
 
 import ctypes
+import logging
 import os
 import select
 import sys
@@ -134,6 +135,13 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"npcalc: warning: {message}", file=sys.stderr)
 
 
+class _Echo(logging.Handler):
+    """Says on standard error what the package is at, where that takes long."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"npcalc: {record.getMessage()}", err=True)
+
+
 def import_first(modules: list[str]) -> None:
     """Imports modules by name, those of the working directory too, or by the path of their file.
 
@@ -185,6 +193,10 @@ def main(
         typer.echo(__version__)
         raise typer.Exit
     warnings.showwarning = _show_warning
+    log = logging.getLogger("npcalc")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(_Echo())
     keep_memory()
     if imported:
         with errors():

@@ -27,6 +27,9 @@ STRUCTURE_FILES = (".xyz", ".extxyz", ".cif", ".traj", ".json", ".vasp", ".pdb")
 FRAME_FILES = (".xyz", ".extxyz", ".traj", ".pdb")
 """Endings of files for many structures."""
 
+DEFAULT_STEPS = 100_000
+"""Steps of a run where nothing else is said."""
+
 LONG_RUN = 200_000
 """Steps times atoms from which compiling a potential pays."""
 
@@ -69,7 +72,13 @@ def md(
         str | None,
         typer.Option("--potential", "-p", help="Bundled name or file; ethanol by default."),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the whole run.", min=1)] = 100_000,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps of the whole run; 100000 by default, with --resume those asked for before.",
+            min=1,
+        ),
+    ] = None,
     ensemble: Annotated[
         Ensemble | None, typer.Option(help="Ensemble; langevin by default.")
     ] = None,
@@ -117,7 +126,10 @@ def md(
         if resume:
             with Trajectory(output) as trajectory:
                 settings, made_with = trajectory.settings, trajectory.calculator
-                atoms = trajectory.start
+                atoms, wanted = trajectory.start, trajectory.steps_wanted
+            steps = steps or wanted
+            if steps is None:
+                raise ValueError(f"{str(output)!r} does not know its length: give --steps")
             _check_same_atoms(structure, atoms, output)
         else:
             must_be_free(
@@ -130,6 +142,7 @@ def md(
                 atoms.arrays.pop("momenta", None)
             elif has_velocities(atoms):
                 typer.echo(f"velocities are those in {structure}", err=True)
+        steps = steps or DEFAULT_STEPS
         if compile is None:
             compile = made_with.get("compile", steps * len(atoms) >= LONG_RUN)
         calculator = NPCalculator(
@@ -153,15 +166,17 @@ def md(
             )
         has_dipole = "dipole" in calculator.implemented_properties
         settings["strides"] = _strides(settings["strides"], stride, has_dipole)
-        last = run_md(
-            atoms,
-            calculator,
-            steps,
-            output,
-            MDSettings.model_validate(settings),
-            resume,
-            progress=not quiet,
-        )
+        model = MDSettings.model_validate(settings)
+        try:
+            last = run_md(atoms, calculator, steps, output, model, resume, progress=not quiet)
+        except KeyboardInterrupt:
+            if output.exists():
+                typer.echo(
+                    "npcalc: stopped; to go on from the last complete block, give the same command "
+                    "with --resume",
+                    err=True,
+                )
+            raise typer.Exit(130) from None
         typer.echo(
             f"{output}: {steps} steps, {last.info['temperature_K']:.0f} K, "
             f"{last.get_potential_energy():.4f} eV at the end"
@@ -211,7 +226,7 @@ def relax(
         "relaxed.xyz"
     ),
     potential: PotentialOption = "ethanol",
-    fmax: Annotated[float, typer.Option(help="Largest force in eV/A.")] = 1e-3,
+    fmax: Annotated[float, typer.Option(help="Largest force in eV/A.", min=0.0)] = 1e-3,
     steps: Annotated[int, typer.Option(help="Steps to give up after.", min=1)] = 500,
     cell: Annotated[bool, typer.Option(help="Relax the cell too.")] = False,
     threads: ThreadsOption = 1,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from .common import (
     pairs,
     use_threads,
 )
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 
 def _show_keys(wanted: bool) -> None:
@@ -109,7 +112,7 @@ def evaluate(
         int | None, typer.Option(help="CPU threads, a batch for each; by default torch's.", min=1)
     ] = None,
 ) -> None:
-    """Energies, forces, dipoles and other results of many structures."""
+    """Energies, forces, dipoles and other results of many structures, and errors where these have labels."""
     from .. import evaluate as evaluate_structures
     from .. import evaluate_committee, load_potential
     from ..md.structures import read_structures, write_structure
@@ -127,6 +130,11 @@ def evaluate(
             results = evaluate_committee(members, frames, compile)
         write_structure(output, annotated(frames, results))
         typer.echo(f"{output}: {len(frames)} structures")
+        known = _label_errors(frames, results)
+        if known:
+            typer.echo(
+                f"mean absolute errors against the labels in {structures}: {', '.join(known)}"
+            )
         deviations = [r["max_force_deviation"] for r in results if "max_force_deviation" in r]
         if deviations:
             largest = max(range(len(deviations)), key=deviations.__getitem__)
@@ -134,6 +142,37 @@ def evaluate(
                 f"largest deviation of a force: median {median(deviations):.4f} eV/A, most "
                 f"{deviations[largest]:.4f} in structure {largest}"
             )
+
+
+def _label_errors(structures: "list[Atoms]", results: list[dict[str, Any]]) -> list[str]:
+    """Mean absolute errors against the labels that structures carry, forces and dipoles by component.
+
+    Args:
+        structures: The structures, with energies (eV), forces (eV/A) and dipoles (e*A) under ASE's names.
+        results: What `evaluate` found for them.
+
+    Returns:
+        A text for each kind of label that some of them have; none where labels make no sense.
+    """
+    import numpy as np
+
+    from ..conventions import FIELDS
+    from ..data import from_atoms
+
+    try:
+        labels = from_atoms(structures).labels
+    except ValueError:
+        return []
+    texts = []
+    for name in ("energy", "forces", "dipole"):
+        label = labels.get(name)
+        if label is None or name not in results[0]:
+            continue
+        there = [r[name] for r, present in zip(results, label.present, strict=True) if present]
+        found = np.concatenate([np.ravel(value) for value in there])
+        wrong = np.abs(found - label.values[~np.isnan(label.values)]).mean()
+        texts.append(f"{name} {wrong:.4g} {FIELDS[name].unit}")
+    return texts
 
 
 @app.command()

@@ -21,7 +21,10 @@ def ir(
         Path, typer.Option("--output", "-o", help="Table (.csv); a .png goes beside it.")
     ] = Path("ir.csv"),
     skip: Annotated[
-        float, typer.Option(help="Picoseconds to leave out at the start, while the run warms up.")
+        float,
+        typer.Option(
+            help="Picoseconds to leave out at the start, while the run warms up.", min=0.0
+        ),
     ] = 2.0,
     temperature: Annotated[
         float | None, typer.Option(help="K; by default that of the run.")
@@ -55,7 +58,7 @@ def harmonic(
     structure: StructureArgument,
     potential: PotentialOption = "ethanol",
     fmax: Annotated[
-        float, typer.Option(help="Relax to this force in eV/A first; 0 does not.")
+        float, typer.Option(help="Relax to this force in eV/A first; 0 does not.", min=0.0)
     ] = 1e-4,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Plot to write.")] = None,
 ) -> None:

@@ -60,7 +60,7 @@ class DataSet:
         labels: Labels by name, see `LABELS`.
         provenance: Free text by key: origin, level of theory, licence and so on.
         places: Where the structures stood in the file of which they are a part, shape (n_structures,).
-        unread: Keys that a file without any known label has; not saved.
+        unread: Keys of the file that no label was read from; not saved.
     """
 
     n_atoms: NDArray[np.int64]

@@ -17,6 +17,12 @@ from .dataset import LABELS, DataSet, Label, field_of
 
 Array = NDArray[np.float64]
 
+NO_LABELS = frozenset(
+    ["charges", "free_energy", "initial_charges", "initial_magmoms", "magmom", "magmoms", "masses"]
+    + ["momenta", "stress", "tags"]
+)
+"""Keys of ASE that no label is read from, whatever they hold."""
+
 
 def label_factor(
     name: str, energy_unit: str, length_unit: str, dipole_unit: str, forces_unit: str | None = None
@@ -189,6 +195,11 @@ def _keys_of(frames: list[Atoms]) -> list[str]:
     return sorted(keys - {"numbers", "positions"})
 
 
+def _unread(frames: list[Atoms], used: list[str]) -> tuple[str, ...]:
+    """Keys that may be labels under another name."""
+    return tuple(key for key in _keys_of(frames) if key not in {*used, *NO_LABELS})
+
+
 def from_atoms(
     frames: list[Atoms],
     keys: Mapping[str, str] | None = None,
@@ -260,7 +271,7 @@ def from_atoms(
         cell=np.stack([a.cell.array for a in frames]) * length,
         pbc=np.stack([a.pbc for a in frames]),
         labels=labels,
-        unread=() if labels else tuple(_keys_of(frames)),
+        unread=_unread(frames, [keys[name] if keys else name for name in labels]),
     )
 
 

@@ -103,7 +103,8 @@ def run_md(
         calculator: Calculator of forces, and of dipoles if they are recorded.
         n_steps: Steps of the whole run, those before a resume included.
         path: Trajectory file.
-        settings: Settings; when resuming, those of the file by default, and they may not differ.
+        settings: Settings; when resuming, those of the file by default, and they may not differ. By default
+            dipoles are left out where the calculator has none.
         resume: Whether to go on with an existing file.
         progress: Whether to show a bar.
 
@@ -115,11 +116,14 @@ def run_md(
         FileExistsError: The file exists and ``resume`` is not set.
         TrajectoryError: The file cannot be continued, has more steps already, or was made with other
             settings or another calculator.
+        TypeError: ``settings`` are no `MDSettings`.
         ValueError: The calculator cannot evaluate the structure, or there are no steps to do.
         MDExploded: The dynamics left what makes sense.
     """
     if n_steps < 1:
         raise ValueError(f"n_steps: expected 1 or more, got {n_steps}")
+    if settings is not None and not isinstance(settings, MDSettings):
+        raise TypeError(f"settings: expected MDSettings(...), got {type(settings).__name__}")
     identity = getattr(calculator, "identity", {"class": type(calculator).__name__})
     if resume:
         with Trajectory(path) as trajectory:
@@ -140,7 +144,11 @@ def run_md(
         trajectory = Trajectory(path, "r+")
         first, atoms, generator = trajectory.restart()
     else:
-        settings = settings or MDSettings()
+        if settings is None:
+            settings = MDSettings()
+            if "dipole" not in calculator.implemented_properties:
+                strides = {k: v for k, v in settings.strides.items() if k != "dipole"}
+                settings = settings.model_copy(update={"strides": strides})
         if settings.block is None:
             block = max(2_000_000 // max(len(atoms), 1000), 50)  # each costs an evaluation
             settings = settings.model_copy(update={"block": block})
@@ -160,6 +168,7 @@ def run_md(
         )
     own = list(atoms.constraints)
     with trajectory:
+        trajectory.steps_wanted = n_steps
         run = _Run(atoms, calculator, trajectory, settings, generator)
         last = run.to(first, n_steps, progress)
     last.info["temperature_K"] = last.get_temperature()  # of the degrees of freedom of the run
@@ -203,6 +212,7 @@ class _Run:
         elif rest:
             # The constraint would stop a drift at the first step.
             Stationary(atoms, preserve_temperature=False)
+        self.is_new = generator is None
         atoms.calc = calculator
         self._reset_neighbors()
         self.integrator = self._integrator()
@@ -226,8 +236,11 @@ class _Run:
         assert block is not None
         try:
             forces = self.atoms.get_forces(md=True)
-            if first == 0:
+            if self.is_new:
                 self._record(0)
+                self._save(
+                    0
+                )  # to go on from, with these velocities, before the first block is complete
             bar = tqdm(total=last, initial=first, desc="MD", unit="step", disable=not progress)
             with bar:
                 while step < last:
@@ -235,7 +248,7 @@ class _Run:
                     step += 1
                     self._record(step)
                     if step % block == 0 or step == last:
-                        self.trajectory.flush(step, self.atoms, dict(self.rng.bit_generator.state))
+                        self._save(step)
                         if step < last:
                             self._reset_neighbors()
                             forces = self.atoms.get_forces(md=True)
@@ -249,6 +262,10 @@ class _Run:
             # So says ASE where fixed bond lengths cannot be kept.
             raise self._exploded(step, f"constraints: {error}") from error
         return self.atoms
+
+    def _save(self, step: int) -> None:
+        """Writes what was recorded, and the state to go on from."""
+        self.trajectory.flush(step, self.atoms, dict(self.rng.bit_generator.state))
 
     def _record(self, step: int) -> None:
         s, atoms = self.settings, self.atoms

@@ -102,6 +102,10 @@ def read_structures(path: str | os.PathLike[str]) -> list[Atoms]:
     name = os.fspath(path)
     if not Path(name).is_file():
         raise FileNotFoundError(f"no structure file {name!r}")
+    if Path(name).suffix.lower() in (".h5", ".hdf5"):
+        raise ValueError(
+            f"{name!r} is no file of structures: npcalc frames makes one of a trajectory (.h5)"
+        )
     try:
         found = ase.io.read(name, index=":")
     except Exception as error:

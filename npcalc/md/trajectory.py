@@ -167,6 +167,16 @@ class Trajectory:
         return int(self.file[f"state/{current}"].attrs["step"]) if current >= 0 else 0
 
     @property
+    def steps_wanted(self) -> int | None:
+        """Steps of the whole run, None in files of before they were kept."""
+        wanted = self.file.attrs.get("steps_wanted")
+        return None if wanted is None else int(wanted)
+
+    @steps_wanted.setter
+    def steps_wanted(self, steps: int) -> None:
+        self.file.attrs["steps_wanted"] = steps
+
+    @property
     def start(self) -> Atoms:
         """Structure in the first of the two states, of the atoms of this run."""
         state = self.file["state/0"]
@@ -305,12 +315,12 @@ class Trajectory:
             Steps done, structure with momenta and constraints, and state of the random number generator.
 
         Raises:
-            TrajectoryError: The run was stopped before its first block was complete.
+            TrajectoryError: The run was stopped before its first state was written.
         """
         current = int(self.file["state"].attrs["current"])
         if current < 0:
             raise TrajectoryError(
-                f"{self.file.filename!r} holds no complete block to go on from: delete it and start anew"
+                f"{self.file.filename!r} holds no state to go on from: delete it and start anew"
             )
         group = self.file[f"state/{current}"]
         step = int(group.attrs["step"])

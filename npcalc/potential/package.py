@@ -9,6 +9,7 @@ that compilation is paid for once. On the CPU, layers that have an operator of o
 import copy
 import hashlib
 import inspect
+import logging
 import os
 import platform
 import tempfile
@@ -35,6 +36,8 @@ from .compiled import (
     warn_no_compiler,
 )
 from .derivatives import PotentialModule
+
+LOG = logging.getLogger(__name__)
 
 BYTES_OF_EDGE = 14_000
 """Memory that compiled code takes for each edge of a graph that it is given in one piece."""
@@ -227,6 +230,7 @@ def load_package(module: PotentialModule, sha256: str, dtype: str) -> Package | 
     if not compiler_available():
         warn_no_compiler()
         return None
+    LOG.info("compiling the potential for this machine, once, which takes a minute or more")
     try:
         compile_package(module, path)
         return Package(_load(path, module, fused), limit, fused)

@@ -27,9 +27,15 @@ def find_potential(name_or_path: str | os.PathLike[str]) -> Path:
         Its path.
 
     Raises:
+        TypeError: It is neither a name nor a path.
         IsADirectoryError: It is a folder.
         FileNotFoundError: Neither a bundled potential nor a file; the message lists what exists.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TypeError(
+            f"potential: expected a name, the path of a file or a Potential, which a calculator has as "
+            f"calc.potential; got {type(name_or_path).__name__}"
+        )
     path = Path(name_or_path)
     if path.is_file():
         return path

@@ -96,10 +96,18 @@ def calculate_harmonic_spectrum(atoms: Atoms) -> HarmonicSpectrum:
     Returns:
         The modes; without intensities, that is NaN, where the potential has no dipole.
 
+    Raises:
+        TypeError: The calculator is another one.
+
     Warns:
         UserWarning: The structure has constraints, or is no minimum.
     """
     calculator: Any = atoms.calc
+    if not hasattr(calculator, "get_hessian"):
+        raise TypeError(
+            f"atoms.calc: expected an NPCalculator, which has second derivatives, got "
+            f"{type(calculator).__name__}; of others ase.vibrations has them by differences"
+        )
     if atoms.constraints:
         warnings.warn(
             "the structure has constraints, which normal modes do not know: they are those of all atoms "

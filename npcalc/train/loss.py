@@ -1,5 +1,6 @@
 """The loss as one function of weights and a batch, eager, traced or compiled."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from ..potential.molecular import dipole_norm
 from .batches import Batch
 from .config import LossConfig
 from .targets import PropertyFit
+
+LOG = logging.getLogger(__name__)
 
 
 class Errors(dict[str, float]):
@@ -159,6 +162,8 @@ class LossModule(nn.Module):
         sizes = (batch.species.shape[0], batch.center.shape[0])
         if sizes not in self._graphs:
             graph = trace(self._eager, weights, *batch)
+            if not self._graphs:
+                LOG.info("compiling the training step, which takes a minute or more")
             self._graphs[sizes] = compile_graph(graph, (weights, *batch))
         return self._graphs[sizes](weights, *batch)
 

@@ -194,6 +194,9 @@ def test_keys_that_are_not_read_are_named(tmp_path):
         read_data(tmp_path / "x.xyz").require("energy")
     assert read_data(tmp_path / "x.xyz", {"energy": "REF_energy"}).require("energy").present.all()
     assert from_atoms([Atoms("O", info={"a": 1, 3: 2})]).unread == ("3", "a")
+    other = from_atoms([Atoms("O", info={"energy": 1.0, "stress": 0.0, "mu": [0.0, 0.0, 1.0]})])
+    with pytest.raises(ValueError, match=r"the data set has: energy; keys .* read from: mu \("):
+        other.require("dipole")
 
 
 @pytest.mark.parametrize("ending", ["xyz", "npz", "h5"])

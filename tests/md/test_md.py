@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from springs import Springs, spring_system
 from systems import ethanol, make_potential
 
@@ -106,7 +107,7 @@ def test_a_resumed_run_is_identical(tmp_path, ensemble):
 
 
 def test_a_killed_process_can_be_resumed(tmp_path):
-    """SIGKILL in the middle of a block: the file opens, goes on, and ends as if nothing happened."""
+    """SIGKILL within a block, also the first: the file opens, goes on, and ends as if nothing happened."""
     script = """
 import os, signal, sys
 from npcalc import NPCalculator
@@ -123,7 +124,7 @@ class Calculator(NPCalculator):
 settings = MDSettings(block=20, strides={"energy": 1, "positions": 7})
 run_md(read_structure("ethanol"), Calculator("ethanol-fast"), 60, sys.argv[1], settings, progress=False)
 """
-    for name, last_call in (("a.h5", 0), ("b.h5", 50)):
+    for name, last_call in (("a.h5", 0), ("b.h5", 50), ("c.h5", 10)):
         command = [
             sys.executable,
             "-W",
@@ -135,13 +136,15 @@ run_md(read_structure("ethanol"), Calculator("ethanol-fast"), 60, sys.argv[1], s
         ]
         code = subprocess.run(command, timeout=300).returncode
         assert code == (-signal.SIGKILL if last_call else 0)
-    with Trajectory(tmp_path / "b.h5") as killed:
-        assert 0 < len(killed.values("energy")) < 61
-    calculator = NPCalculator("ethanol-fast")
-    run_md(Atoms(), calculator, 60, tmp_path / "b.h5", resume=True, progress=False)
-    with Trajectory(tmp_path / "a.h5") as a, Trajectory(tmp_path / "b.h5") as b:
-        for name in a.quantities:
-            np.testing.assert_array_equal(a.values(name), b.values(name), err_msg=name)
+    for name, steps in (("b.h5", 40), ("c.h5", 0)):
+        with Trajectory(tmp_path / name) as killed:
+            assert 0 < len(killed.values("energy")) < 61
+            assert (killed.steps_done, killed.steps_wanted) == (steps, 60)
+        calculator = NPCalculator("ethanol-fast")
+        run_md(Atoms(), calculator, 60, tmp_path / name, resume=True, progress=False)
+        with Trajectory(tmp_path / "a.h5") as a, Trajectory(tmp_path / name) as b:
+            for quantity in a.quantities:
+                np.testing.assert_array_equal(a.values(quantity), b.values(quantity), quantity)
 
 
 def test_a_structure_that_cannot_be_evaluated_leaves_no_file(tmp_path):
@@ -203,6 +206,16 @@ def test_files_that_exist_or_are_none(tmp_path):
         trajectory.values("cell")
 
 
+def test_settings_that_are_none_and_calculators_without_dipoles(tmp_path):
+    atoms, calculator = spring_system()
+    with pytest.raises(TypeError, match=r"settings: expected MDSettings\(...\), got dict"):
+        run_md(atoms, calculator, 2, tmp_path / "t.h5", {"seed": 1}, progress=False)
+    copper = bulk("Cu", cubic=True)
+    run_md(copper, EMT(), 2, tmp_path / "t.h5", progress=False)
+    with Trajectory(tmp_path / "t.h5") as trajectory:
+        assert "dipole" not in trajectory.quantities
+
+
 def test_a_run_of_no_steps_leaves_no_file(tmp_path):
     atoms, calculator = spring_system()
     with pytest.raises(ValueError, match="n_steps: expected 1 or more, got 0"):
@@ -210,10 +223,10 @@ def test_a_run_of_no_steps_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_killed_in_its_first_block_says_so(tmp_path):
+def test_a_run_killed_before_it_began_says_so(tmp_path):
     atoms, calculator = spring_system()
     Trajectory.create(tmp_path / "t.h5", atoms, MDSettings().model_dump(), {"energy": 1}).close()
-    with pytest.raises(TrajectoryError, match="no complete block"):
+    with pytest.raises(TrajectoryError, match="no state to go on from"):
         run_md(atoms, calculator, 10, tmp_path / "t.h5", resume=True, progress=False)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from scipy import constants
 from scipy.signal import lfilter
@@ -185,6 +186,13 @@ def test_errors_of_bands_cover_the_energy_that_comes_and_goes():
 def test_bad_input(arguments, match):
     with pytest.raises(ValueError, match=match):
         infrared_spectrum(*arguments)
+
+
+def test_modes_need_second_derivatives():
+    for calculator in (None, EMT()):
+        atoms = Atoms("N2", [[0, 0, 0], [0, 0, 1.1]], calculator=calculator)
+        with pytest.raises(TypeError, match=r"expected an NPCalculator, .* got"):
+            calculate_harmonic_spectrum(atoms)
 
 
 def test_harmonic_diatomic():
