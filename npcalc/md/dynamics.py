@@ -238,9 +238,8 @@ class _Run:
             forces = self.atoms.get_forces(md=True)
             if self.is_new:
                 self._record(0)
-                self._save(
-                    0
-                )  # to go on from, with these velocities, before the first block is complete
+                # To go on from, with these velocities, before the first block is complete.
+                self._save(0)
             bar = tqdm(total=last, initial=first, desc="MD", unit="step", disable=not progress)
             with bar:
                 while step < last:
