@@ -37,7 +37,7 @@ from npcalc.train import parse_config, train
 RESULTS = Path(__file__).parent / "results"
 HOSTS = {
     "nequip": {"name": "nequip", "channels": 48, "n_layers": 4, "l_max": 2},
-    "painn": {"name": "painn", "channels": 64, "n_layers": 3, "n_basis": 8, "basis": "bessel"},
+    "painn": {"name": "painn", "channels": 64, "n_layers": 3, "n_basis": 8, "epsilon": 1e-8},
     "tensornet": {"name": "tensornet", "channels": 64, "n_layers": 2, "n_basis": 16},
 }
 ENVELOPES = {"nequip": "polynomial", "painn": "cosine", "tensornet": "cosine"}

@@ -193,6 +193,7 @@ def files_of(folder: Path, runs: Path, name: str) -> list[Path]:
 def model_of(plan: Plan, form: str) -> dict:
     """The section ``model`` of a row."""
     host = {"name": "painn", "channels": plan.channels, "n_layers": plan.n_layers, "n_basis": 8}
+    host["epsilon"] = 1e-8  # that of the rows
     model = {"host": host, "cutoff": plan.cutoff, "coupling": "paired_geometry"}
     kind, _, n_points = form.partition("-")
     return model | FORMS[kind] | {"n_points": int(n_points or 1)}

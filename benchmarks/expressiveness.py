@@ -52,8 +52,8 @@ COPIES = 3  # rattled copies of each structure, by 0.1 A
 SMALL = {"channels": 4, "radial_width": 8}
 HOSTS = {
     "egnn": {"name": "egnn", "channels": 8, "n_vectors": 4},
-    "painn": {"name": "painn", "channels": 8, "n_basis": 6},
-    "et": {"name": "et", "channels": 8, "n_basis": 6, "n_heads": 2},
+    "painn": {"name": "painn", "channels": 8, "n_basis": 6, "epsilon": 1e-8},
+    "et": {"name": "et", "channels": 8, "n_basis": 6, "n_heads": 2, "epsilon": 1e-8},
     "tensornet": {"name": "tensornet", "channels": 8, "n_basis": 6},
     "nequip": {"name": "nequip", "l_max": 2, **SMALL},
     "nequip, l = 3": {"name": "nequip", "l_max": 3, **SMALL},

@@ -22,7 +22,7 @@ from npcalc.train import parse_config, train
 ROWS = Path(__file__).parent / "results" / "finetune"
 STEPS = 6000
 MODEL = {
-    "host": {"name": "painn", "channels": 64, "n_layers": 3, "n_basis": 8, "basis": "bessel"},
+    "host": {"name": "painn", "channels": 64, "n_layers": 3, "n_basis": 8, "epsilon": 1e-8},
     "cutoff": 5.0, "coupling": "paired_products", "n_points": 8, "dipole": False,
 }  # fmt: skip
 KINDS = {"start": {"start_from": "ethanol-fast"}, "anew": {"model": MODEL}}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 from systems import (
     CASES,
     MOVING,
@@ -130,3 +131,19 @@ def test_batch_equals_single_and_gradients_do_not_mix():
         np.testing.assert_allclose(out["forces"][: len(forces)].numpy(), forces, atol=1e-12)
         dipoles = np.concatenate([s["dipole"] for s in singles])
         np.testing.assert_allclose(out["dipole"][:3].numpy(), dipoles, atol=1e-12)
+
+
+@pytest.mark.parametrize(("host", "form"), CASES)
+def test_no_cone_where_symmetry_makes_vectors_vanish(host, form):
+    """At the carbon atom of methane lengths of vectors are zero; second derivatives are those nearby."""
+    potential = make_potential(host, form)
+    atoms, direction = molecule("CH4"), np.array([0.6, 0.48, 0.64])
+    curvatures = []
+    for step in (1e-5, 1e-3):
+        forces = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[0] += sign * step * direction
+            forces.append(evaluate(potential, moved)["forces"][0] @ direction)
+        curvatures.append((forces[1] - forces[0]) / (2 * step))
+    assert curvatures[0] == pytest.approx(curvatures[1], rel=0.05, abs=1e-4)

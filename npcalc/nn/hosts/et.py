@@ -40,7 +40,7 @@ class ETConfig(HostConfig):
     n_layers: int = Field(6, ge=1)
     n_basis: int = Field(32, ge=2)
     n_heads: int = Field(8, ge=1)
-    epsilon: float = Field(1e-8, gt=0.0)
+    epsilon: float = Field(1e-2, gt=0.0)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ETConfig":

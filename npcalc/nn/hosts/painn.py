@@ -34,7 +34,9 @@ class PaiNNConfig(HostConfig):
         n_layers: Layers.
         n_basis: Radial functions of each distance.
         basis: Kind of radial functions.
-        epsilon: Added under the root of eq. 9.
+        epsilon: Added under the root of eq. 9. SchNetPack has 1e-8, which leaves energies a cone wherever
+            symmetry or chance makes a vector vanish, as all at the carbon atom of methane do: harmonic
+            frequencies of symmetric molecules mean nothing then.
         filter_rank: Rank of the linear map from radial functions to filters, full by default. With
             many distances to an edge that map is most of the work.
     """
@@ -48,7 +50,7 @@ class PaiNNConfig(HostConfig):
     n_layers: int = Field(3, ge=1)
     n_basis: int = Field(20, ge=2)
     basis: Literal["bessel", "gaussian"] = "bessel"
-    epsilon: float = Field(1e-8, gt=0.0)
+    epsilon: float = Field(1e-2, gt=0.0)
     filter_rank: int | None = Field(None, ge=1)
 
     def check_heads(self, n_heads: int) -> None:
