@@ -9,7 +9,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data import DataSet
+from ..data import DataSet, isolated_atoms
 from ..data.dataset import ragged_rows
 from ..domain import nearest_distances, nearest_range
 from ..neighbors import SHORTEST_DISTANCE, neighbor_list, spans_periodic
@@ -165,7 +165,7 @@ class Batches:
         self.vectors = np.concatenate(vectors)
         self.n_edges = np.array(counts, dtype=np.int64)
         self.edge_offsets = np.concatenate([[0], self.n_edges.cumsum()])
-        self.isolated = (self.n_atoms == 1) & (self.n_edges == 0)
+        self.isolated = isolated_atoms(data, cutoff)
         directions = data.pbc[~self.isolated]
         same = bool((directions == directions[:1]).all())
         self.periodic = directions[0].tolist() if same and crossing else None
